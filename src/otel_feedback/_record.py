@@ -1,0 +1,537 @@
+"""What is said: `Feedback` as it was given, `FeedbackRecord` as it is kept, `Part` as a vendor gets it.
+
+Everything that makes a judgement valid lives here, as pure functions; this file knows no store and no vendor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+import pydantic_core
+from opentelemetry.trace import SpanContext, TraceFlags
+from typing_extensions import TypedDict
+
+from otel_feedback._handle import FeedbackHandle
+from otel_feedback.exceptions import InvalidFeedbackError
+
+if TYPE_CHECKING:
+    from random import Random
+
+FeedbackValue = bool | int | float | str | tuple[str, ...]
+Source = Literal["human", "llm", "code"]
+KEY_KINDS = ("app", "response", "conversation")
+SOURCES = ("human", "llm", "code")
+
+# Weave takes payloads up to 1 MiB, the smallest limit of the three; a judgement is nowhere near it.
+MAX_RECORD_BYTES = 1024 * 1024
+# Long enough for any identifier, short enough for an index.
+MAX_NAME_CHARS = 256
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """One judgement as an application gives it: the arguments of `record_feedback` as a value, for `record_many`.
+
+    See `record_feedback` for what each field means.
+    """
+
+    name: str
+    target: FeedbackHandle | str | None = None
+    key: str | int | uuid.UUID | None = None
+    key_kind: str | None = None
+    value: bool | int | float | str | Sequence[str] | None = None
+    scale: tuple[float, float] | None = None
+    comment: str | None = None
+    correction: Any = None
+    tags: Sequence[str] = ()
+    user_id: str | None = None
+    source: Source = "human"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    time_unix_nano: int | datetime | None = None
+    id: str | uuid.UUID | None = None
+    to: Sequence[str] | None = None
+    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRecord:
+    """One judgement as it is stored and delivered: validated, joined to its span, with an id of its own.
+
+    `time_unix_nano` is when the person judged, `recorded_at_unix_nano` when it was accepted. `revision` counts the
+    judgements that were recorded under the same id before this one. A record that `retracts` says nothing: it takes
+    the earlier ones back, and `stands` is then the newest judgement of somebody else that holds instead.
+    """
+
+    id: str
+    handle: FeedbackHandle
+    name: str
+    value: FeedbackValue | None = None
+    scale: tuple[float, float] | None = None
+    comment: str | None = None
+    correction: Any = None
+    tags: tuple[str, ...] = ()
+    user_id: str | None = None
+    source: Source = "human"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    time_unix_nano: int = 0
+    recorded_at_unix_nano: int = 0
+    revision: int = 0
+    retracts: bool = False
+    stands: FeedbackRecord | None = None
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The names of the fields that carry something a reader would miss."""
+        names = ("value", "comment", "correction", "tags", "user_id", "metadata")
+        return tuple(name for name in names if getattr(self, name) not in (None, (), {}))
+
+    @property
+    def fraction(self) -> float | None:
+        """The value between 0 and 1: a thumb is one of the ends, a number its place on the scale, a label nothing."""
+        if isinstance(self.value, bool):
+            return int(self.value)
+        if not isinstance(self.value, (int, float)):
+            return None
+        low, high = self.scale or (0, 1)
+        return (self.value - low) / (high - low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One request's worth of a judgement at one vendor.
+
+    `kind` tells the parts of one judgement apart and is the same on every try. `body` is what the vendor gets,
+    `route` where (a path or a parent), in the exporter's own terms. `carries` names the fields of the record that
+    reach the vendor in this part. Nothing is sent before `not_before_unix_nano`. `action` is what the engine asks
+    for: the exporter's `parts()` always says `create`.
+    """
+
+    record: FeedbackRecord
+    kind: str
+    body: Mapping[str, Any]
+    route: str = ""
+    carries: frozenset[str] = frozenset()
+    not_before_unix_nano: int = 0
+    action: Literal["create", "replace", "retract"] = "create"
+
+    @property
+    def id(self) -> str:
+        """The part's own id: the same on every try, in every process."""
+        return part_id(self.record.id, self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatus:
+    """What became of one judgement at one destination.
+
+    `state` is a state of the outbox's table (`pending`, `leased`, `delivered`, `dead`, `superseded`, `retracted`,
+    `skipped`), `reason` says why where there is something to say.
+    """
+
+    state: str
+    reason: str | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The proof that a judgement was accepted.
+
+    `durability` is what it survives: `disk` a power cut, `process` a killed process, `memory` nothing.
+    `deliveries` maps each exporter's name to its state, `not_carried` to the fields that it cannot carry. *Delivered*
+    means that the vendor answered 2xx, not that it was joined.
+    """
+
+    id: str
+    durability: str
+    deliveries: Mapping[str, DeliveryStatus]
+    not_carried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+GivenValue = bool | int | float | str | Sequence[str]
+
+
+class FeedbackOptions(TypedDict, total=False):
+    """The keyword arguments that every way to record a judgement takes; see `record_feedback`."""
+
+    scale: tuple[float, float]
+    comment: str | None
+    correction: Any
+    tags: Sequence[str]
+    user_id: str | None
+    source: Source
+    metadata: Mapping[str, Any]
+    time_unix_nano: int | datetime
+    id: str | uuid.UUID | None
+    to: Sequence[str] | None
+    native: Mapping[str, Mapping[str, Any]]
+
+
+# --- identity --------------------------------------------------------------------------------------------------
+
+
+def new_id(time_unix_nano: int, rng: Random) -> str:
+    """Make a UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then chance."""
+    bits = (time_unix_nano // 1_000_000 & (1 << 48) - 1) << 80 | rng.getrandbits(80)
+    return _versioned(bits, 7)
+
+
+def derived_id(*names: str) -> str:
+    """Make a UUIDv8 (RFC 9562, section 5.8) from names: the same names, the same id, in any process."""
+    digest = hashlib.sha256(pydantic_core.to_json(names)).digest()
+    return _versioned(int.from_bytes(digest[:16], "big"), 8)
+
+
+def judgement_id(handle: FeedbackHandle, name: str, source: str, user_id: str) -> str:
+    """Derive the id under which one person's judgement of one span is kept, so that a change of mind replaces it."""
+    return derived_id("judgement", handle.trace_id, handle.span_id, name, source, user_id)
+
+
+def part_id(record_id: str, kind: str) -> str:
+    """Derive a part's id; the value itself goes under the record's own, so that one can be found by the other."""
+    return record_id if kind == "value" else derived_id("part", record_id, kind)
+
+
+def stand_in_handle(kind: str, key: str) -> FeedbackHandle:
+    """Make the handle that stands in for a call that is not known yet: the same for the same key."""
+    bits = uuid.UUID(derived_id("key", kind, key)).int
+    return FeedbackHandle(
+        SpanContext(bits, bits & (1 << 64) - 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    )
+
+
+def _versioned(bits: int, version: int) -> str:
+    """Set the version and the variant of RFC 9562 in 128 bits."""
+    bits = bits & ~(0xF << 76) | version << 76
+    bits = bits & ~(0b11 << 62) | 0b10 << 62
+    return str(uuid.UUID(int=bits))
+
+
+# --- validation ------------------------------------------------------------------------------------------------
+
+
+def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: int, rng: Random) -> FeedbackRecord:
+    """Validate a judgement and give it its id; the target has been looked up already.
+
+    Raises:
+        InvalidFeedbackError: naming the field and what to do.
+    """
+    check_handle(handle)
+    name = _text(feedback.name, "name", limit=MAX_NAME_CHARS)
+    if name.lower().startswith("wandb."):
+        raise InvalidFeedbackError(
+            "names that begin with 'wandb.' belong to W&B; choose another", field="name", value=feedback.name
+        )
+    user_id = None if feedback.user_id is None else _text(feedback.user_id, "user_id", limit=MAX_NAME_CHARS)
+    if feedback.source not in SOURCES:
+        raise InvalidFeedbackError(f"source must be one of {', '.join(SOURCES)}", field="source", value=feedback.source)
+    record = FeedbackRecord(
+        id=_id(feedback, handle, now_unix_nano, rng),
+        handle=handle,
+        name=name,
+        value=_value(feedback.value, feedback.scale),
+        scale=_scale(feedback.scale, feedback.value),
+        comment=None if feedback.comment is None else _text(feedback.comment, "comment"),
+        correction=None if feedback.correction is None else _json(feedback.correction, "correction"),
+        tags=_labels(feedback.tags, "tags") if feedback.tags else _no_tags(feedback.tags),
+        user_id=user_id,
+        source=feedback.source,
+        metadata=_mapping(feedback.metadata, "metadata"),
+        native={
+            exporter: _mapping(body, f"native[{exporter!r}]")
+            for exporter, body in _mapping(feedback.native, "native").items()
+        },
+        time_unix_nano=_time(feedback.time_unix_nano, now_unix_nano),
+        recorded_at_unix_nano=now_unix_nano,
+    )
+    if record.value is None and record.comment is None and record.correction is None and not record.tags:
+        raise InvalidFeedbackError("nothing was said: give a value, a comment, a correction or tags", field="value")
+    if len(record_to_json(record)) > MAX_RECORD_BYTES:
+        raise InvalidFeedbackError(f"the judgement is larger than {MAX_RECORD_BYTES} bytes", field="metadata")
+    return record
+
+
+def check_handle(handle: FeedbackHandle) -> None:
+    """Refuse what is no handle, or a handle without ids."""
+    if not isinstance(handle, FeedbackHandle):
+        raise InvalidFeedbackError(
+            "the target must be a FeedbackHandle; raw ids go through FeedbackHandle.from_traceparent()",
+            field="target",
+            value=handle,
+        )
+    if not handle.is_valid:
+        raise InvalidFeedbackError(
+            "this handle has all-zero ids and names no span; is an OpenTelemetry SDK configured where the call runs?",
+            field="target",
+            value=handle,
+        )
+
+
+def check_one_target(feedback: Feedback) -> None:
+    """Refuse a judgement with no target or with two."""
+    if (feedback.target is None) == (feedback.key is None):
+        raise InvalidFeedbackError(
+            "give exactly one of a target and key=: which call is this about?",
+            field="target",
+            value=(feedback.target, feedback.key),
+        )
+    if feedback.key is not None and not isinstance(feedback.key, (int, uuid.UUID)):
+        _text(feedback.key, "key")
+    if feedback.key_kind is not None and (feedback.key is None or feedback.key_kind not in KEY_KINDS):
+        raise InvalidFeedbackError(
+            f"key_kind goes with key= and is one of {', '.join(KEY_KINDS)}",
+            field="key_kind",
+            value=feedback.key_kind,
+        )
+
+
+def _id(feedback: Feedback, handle: FeedbackHandle, now_unix_nano: int, rng: Random) -> str:
+    """Take the id that was given, derive it from the person, or make a new one."""
+    if feedback.id is not None:
+        try:
+            return str(uuid.UUID(str(feedback.id)))
+        except ValueError:
+            raise InvalidFeedbackError("id must be a UUID", field="id", value=feedback.id) from None
+    if feedback.user_id is not None:
+        return judgement_id(handle, feedback.name, feedback.source, feedback.user_id)
+    return new_id(now_unix_nano, rng)
+
+
+def _value(value: object, scale: object) -> FeedbackValue | None:
+    """Check a value by its type: a thumb, a number with its scale, a label or labels."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)):
+        return _number(value, scale)
+    if isinstance(value, str):
+        return _text(value, "value")
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+        return _labels(value, "value")
+    raise InvalidFeedbackError(
+        "a value is a bool (a thumb), a number, a string (a label) or a list of strings (labels), "
+        f"not {type(value).__name__}",
+        field="value",
+        value=value,
+    )
+
+
+def _number(value: float, scale: object) -> float:
+    """Check a number against its scale, both ends included."""
+    number = int(value) if isinstance(value, int) else float(value)
+    if not math.isfinite(number):
+        raise InvalidFeedbackError("a value must be a finite number", field="value", value=value)
+    if scale is None and isinstance(number, int):
+        raise InvalidFeedbackError(
+            "an int needs its scale, as in scale=(1, 5): one star is not 100 %", field="value", value=value
+        )
+    low, high = (0.0, 1.0) if scale is None else _ends(scale)
+    if not low <= number <= high:
+        hint = "; give scale=(lowest, highest) for another range" if scale is None else ""
+        raise InvalidFeedbackError(
+            f"the value lies outside its scale of {low:g} to {high:g}{hint}", field="value", value=value
+        )
+    return number
+
+
+def _scale(scale: object, value: object) -> tuple[float, float] | None:
+    """Check a scale, which belongs to numbers only."""
+    if scale is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidFeedbackError("a scale belongs to a number", field="scale", value=scale)
+    return _ends(scale)
+
+
+def _ends(scale: object) -> tuple[float, float]:
+    """Read a scale as its lowest and its highest value."""
+    ends = tuple(scale) if isinstance(scale, (tuple, list)) else ()
+    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
+    if len(ends) != 2 or not numbers or not ends[0] < ends[1]:
+        raise InvalidFeedbackError(
+            "a scale is two finite numbers, the lowest and the highest value, as in scale=(1, 5)",
+            field="scale",
+            value=scale,
+        )
+    return ends
+
+
+def _text(value: object, name: str, *, limit: int = MAX_RECORD_BYTES) -> str:
+    """Check a text: a string that says something, can be written as UTF-8 and is not too long."""
+    if not isinstance(value, str):
+        raise InvalidFeedbackError(f"{name} must be a string, not {type(value).__name__}", field=name, value=value)
+    if not value.strip():
+        raise InvalidFeedbackError(f"{name} is empty; leave it out instead", field=name, value=value)
+    if not _is_unicode(value):
+        raise InvalidFeedbackError(
+            f"{name} has half of a surrogate pair, which no vendor can store; decode the text as UTF-8",
+            field=name,
+            value=value,
+        )
+    if len(value) > limit:
+        raise InvalidFeedbackError(f"{name} is longer than {limit} characters", field=name, value=value)
+    return str(value)
+
+
+def _labels(value: Sequence[object], name: str) -> tuple[str, ...]:
+    """Check several labels, each once."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidFeedbackError(f"{name} must be a list of strings", field=name, value=value)
+    if not value:
+        raise InvalidFeedbackError(f"{name} is an empty list; leave it out instead", field=name, value=value)
+    return tuple(dict.fromkeys(_text(label, name, limit=MAX_NAME_CHARS) for label in value))
+
+
+def _no_tags(tags: object) -> tuple[str, ...]:
+    """Accept the ways to say "no tags": nothing, or an empty list or tuple."""
+    if tags is None or (isinstance(tags, (list, tuple)) and not tags):
+        return ()
+    raise InvalidFeedbackError("tags must be a list of strings", field="tags", value=tags)
+
+
+def _mapping(value: object, name: str) -> Mapping[str, Any]:
+    """Check a mapping with string keys and JSON values."""
+    if value is None:
+        return _NOTHING
+    if not isinstance(value, Mapping):
+        raise InvalidFeedbackError(f"{name} must be a mapping", field=name, value=value)
+    return {str(key): item for key, item in _json(dict(value), name).items()}
+
+
+def _json(value: Any, name: str) -> Any:
+    """Bring a value into plain JSON, refusing what JSON has no word for."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidFeedbackError(f"{name} has a number that is not finite", field=name, value=value)
+        return float(value)
+    if isinstance(value, str):
+        if not _is_unicode(value):
+            raise InvalidFeedbackError(f"{name} has half of a surrogate pair", field=name, value=value)
+        return str(value)
+    if isinstance(value, datetime):
+        return _aware(value, name).isoformat()
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise InvalidFeedbackError(f"{name} has a key that is no string", field=name, value=value)
+        return {_json(key, name): _json(item, name) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(item, name) for item in value]
+    raise InvalidFeedbackError(
+        f"{name} has a {type(value).__name__}, for which JSON has no word", field=name, value=value
+    )
+
+
+def _time(value: object, now_unix_nano: int) -> int:
+    """Read the time of a judgement; nothing given means now."""
+    if value is None:
+        return now_unix_nano
+    if isinstance(value, datetime):
+        return int(_aware(value, "time_unix_nano").timestamp() * 1_000_000) * 1_000
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63:
+        return value
+    raise InvalidFeedbackError(
+        "time_unix_nano is nanoseconds since 1970, or a datetime with a time zone",
+        field="time_unix_nano",
+        value=value,
+    )
+
+
+def _aware(value: datetime, name: str) -> datetime:
+    """Refuse a datetime without a time zone."""
+    if value.tzinfo is None:
+        raise InvalidFeedbackError(
+            f"{name} has a datetime without a time zone; use datetime.now(timezone.utc)",
+            field=name,
+            value=value,
+        )
+    return value
+
+
+def _is_unicode(value: str) -> bool:
+    """Tell whether a string can be written as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- as text ---------------------------------------------------------------------------------------------------
+
+
+def handle_to_json(handle: FeedbackHandle) -> str:
+    """Write a handle as JSON, for a store."""
+    return pydantic_core.to_json(_handle_fields(handle)).decode()
+
+
+def handle_from_json(text: str) -> FeedbackHandle:
+    """Read what `handle_to_json` wrote."""
+    return _handle_from(pydantic_core.from_json(text))
+
+
+def record_to_json(record: FeedbackRecord) -> str:
+    """Write a record as JSON, for a store; the id and the revision are the store's own columns."""
+    return pydantic_core.to_json(_record_fields(record)).decode()
+
+
+def record_from_json(text: str, *, revision: int = 0) -> FeedbackRecord:
+    """Read what `record_to_json` wrote."""
+    return _record_from(pydantic_core.from_json(text), revision)
+
+
+_PLAIN = tuple(item.name for item in fields(FeedbackRecord) if item.name not in ("handle", "stands", "revision"))
+
+
+def _record_fields(record: FeedbackRecord) -> dict[str, Any]:
+    written = {name: getattr(record, name) for name in _PLAIN}
+    written = {name: value for name, value in written.items() if value not in (None, (), {})}
+    written["handle"] = _handle_fields(record.handle)
+    if record.stands is not None:
+        written["stands"] = _record_fields(record.stands)
+    return written
+
+
+def _record_from(read: dict[str, Any], revision: int = 0) -> FeedbackRecord:
+    for name in ("scale", "tags", "value"):
+        if isinstance(read.get(name), list):
+            read[name] = tuple(read[name])
+    read["handle"] = _handle_from(read["handle"])
+    if "stands" in read:
+        read["stands"] = _record_from(read["stands"])
+    return FeedbackRecord(**read, revision=revision)
+
+
+def _handle_fields(handle: FeedbackHandle) -> dict[str, Any]:
+    context = handle.context
+    written: dict[str, Any] = {"context": [f"{context.trace_id:x}", f"{context.span_id:x}", int(context.trace_flags)]}
+    if handle.root:
+        written["root"] = f"{handle.root:x}"
+    if handle.started_at is not None:
+        written["started_at"] = handle.started_at
+    if handle.ended_at is not None:
+        written["ended_at"] = handle.ended_at
+    if handle.attributes:
+        written["attributes"] = dict(handle.attributes)
+    return written
+
+
+def _handle_from(read: dict[str, Any]) -> FeedbackHandle:
+    trace_id, span_id, flags = read["context"]
+    return FeedbackHandle(
+        SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(flags)),
+        root=int(read.get("root", "0"), 16),
+        started_at=read.get("started_at"),
+        ended_at=read.get("ended_at"),
+        attributes=MappingProxyType(read.get("attributes", {})),
+    )

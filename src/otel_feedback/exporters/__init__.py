@@ -1,0 +1,135 @@
+"""The port to a vendor: `FeedbackExporter`, what it is given (`Part`) and what it answers (`Result`).
+
+Everything about the outcome of a delivery lives here, as data; this file does not know who retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from otel_feedback._record import FeedbackRecord, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The vendor answered 2xx."""
+
+    reason: str = "delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryableFailure:
+    """It was not applied and may be tried again.
+
+    `retry_after_millis` is the vendor's wish, which only ever lengthens the wait. `give_up_after_millis` is the age at
+    which this failure is final, for one that is only worth waiting for a while.
+    """
+
+    reason: str
+    retry_after_millis: int | None = None
+    give_up_after_millis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """It may have been applied: the answer was lost, or was a 5xx. It is tried again under the same id."""
+
+    reason: str
+    retry_after_millis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PermanentFailure:
+    """The vendor refuses this part for what it is: it becomes a dead letter."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseDestination:
+    """Something is wrong with the destination, not with the part: nothing is sent there until it is mended."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """There is nothing to send."""
+
+    reason: str
+
+
+Result = Success | RetryableFailure | Unclear | PermanentFailure | PauseDestination | Skipped
+
+
+class FeedbackExporter(Protocol):
+    """One vendor, or anything else that takes judgements.
+
+    - `name` is how users route to it and how its deliveries are kept; it must not change between runs.
+    - `parts` is pure and does no I/O: it says what the vendor would get, each part with a `kind` of its own, and may
+      raise `InvalidFeedbackError`, which refuses the judgement before it is accepted. No parts: nothing to carry.
+    - `export` sends parts and answers one result for each, in order. A part may come again under the same id. Its
+      `action` is `create`, `replace` (an earlier one with the same id is there) or `retract`. It does not raise; what
+      it raises all the same is taken as `Unclear`.
+    - `force_flush` sends what the exporter itself buffers and says whether all of it went.
+    - `shutdown` releases what it holds and is idempotent.
+
+    Optional: `exports_unsampled = True` for a destination that needs no trace; `start()`, called before the first
+    delivery, which raises `ConfigurationError` where something is missing; `span_attributes`, which capture
+    sets on its own spans.
+    """
+
+    name: str
+
+    def parts(self, record: FeedbackRecord) -> Sequence[Part]:
+        """Say what is to be sent for a record."""
+        ...
+
+    def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+        """Send parts; one result for each."""
+        ...
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what is buffered."""
+        ...
+
+    def shutdown(self) -> None:
+        """Release everything."""
+        ...
+
+
+def parts_of(exporter: FeedbackExporter, record: FeedbackRecord) -> dict[str, Part]:
+    """Say what a vendor would get for a record, by kind of part; a retraction says nothing."""
+    return {} if record.retracts else {part.kind: part for part in exporter.parts(record)}
+
+
+def not_carried(record: FeedbackRecord, parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """Name what was said and reaches this vendor in no part."""
+    carried = frozenset[str]().union(*(part.carries for part in parts.values()))
+    return tuple(name for name in record.said if name not in carried)
+
+
+def changes(record: FeedbackRecord, wanted: Mapping[str, Part], standing: Mapping[str, Part]) -> dict[str, Part]:
+    """Turn what a vendor should have and what it has into what is to be done: create, replace, retract, or nothing."""
+    todo = {}
+    for kind, part in wanted.items():
+        if kind not in standing:
+            todo[kind] = part
+        elif not _says_the_same(part, standing[kind]):
+            todo[kind] = replace(part, action="replace")
+    for kind, part in standing.items():
+        if kind not in wanted:
+            todo[kind] = replace(part, action="retract", record=replace(part.record, stands=record.stands))
+    return todo
+
+
+def _says_the_same(part: Part, other: Part) -> bool:
+    """Tell whether a reader at the vendor would see no difference."""
+    return part.carries == other.carries and all(
+        getattr(part.record, name) == getattr(other.record, name) for name in part.carries
+    )

@@ -1,0 +1,388 @@
+"""HTTP without I/O in the exporters: they yield requests and receive responses; this file drives them.
+
+In the manner of `httpx.Auth.auth_flow`. Only `HTTPFeedbackExporter.export` touches the network.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import functools
+import os
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import pydantic
+import pydantic_core
+from opentelemetry import context
+
+# The one place that OpenTelemetry offers for it: its own OTLP exporters import this name too.
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+
+from otel_feedback._record import FeedbackRecord, Part
+from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
+from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
+from otel_feedback.exporters import (
+    PauseDestination,
+    PermanentFailure,
+    Result,
+    RetryableFailure,
+    Success,
+    Unclear,
+)
+
+T = TypeVar("T")
+
+# Enough for every documented answer; more is not read.
+MAX_ANSWER_BYTES = 1024 * 1024
+# An answer's text goes into a dead letter's reason as far as a person reads.
+MAX_REASON_CHARS = 300
+
+REQUEST_ID_HEADERS = ("x-bt-internal-trace-id", "x-request-id", "x-amzn-requestid", "cf-ray")
+
+
+class NoAnswer(Exception):  # noqa: N818 (thrown into an exchange, never at a user)
+    """There was no answer; `result` says whether the request may have been applied."""
+
+    def __init__(self, result: RetryableFailure | Unclear) -> None:
+        super().__init__(result.reason)
+        self.result = result
+
+
+Exchange = Generator[httpx.Request, httpx.Response, T]
+
+
+# --- what an answer means ----------------------------------------------------------------------------------------
+
+# Statuses by whom they concern. What is not listed: 2xx is a success, 3xx concerns the destination (a redirect is
+# never followed with credentials), other 4xx the item, other 5xx may have been applied.
+RETRYABLE = frozenset({408, 425, 429})
+DESTINATION = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 501, 505})
+
+
+def result_of(response: httpx.Response, *, now_unix_nano: int, hint: str = "") -> Result:
+    """Read a response as a result; a vendor's exporter asks first for the statuses that mean something else there."""
+    reason = reason_of(response, hint)
+    status = response.status_code
+    if response.is_success:
+        return Success(reason)
+    if status in RETRYABLE:
+        return RetryableFailure(reason, retry_after_millis(response, now_unix_nano))
+    if status in DESTINATION or status < 400:
+        return PauseDestination(reason)
+    if status < 500:
+        return PermanentFailure(reason)
+    return Unclear(reason, retry_after_millis(response, now_unix_nano))
+
+
+def reason_of(response: httpx.Response, hint: str = "") -> str:
+    """Say what was answered: the status, the vendor's request id, a hint; never the body."""
+    request_id = next((response.headers[name] for name in REQUEST_ID_HEADERS if name in response.headers), None)
+    words = [f"HTTP {response.status_code}"]
+    if request_id is not None:
+        words.append(f"(request {request_id[:64]})")
+    return " ".join(words) + (f": {hint[:MAX_REASON_CHARS]}" if hint else "")
+
+
+def retry_after_millis(response: httpx.Response, now_unix_nano: int) -> int | None:
+    """Read `Retry-After` in both of its forms, seconds or a date (RFC 9110, section 10.2.3)."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        # A longer number is no wait that anybody means, and int() of thousands of digits raises.
+        return int(text[:9]) * 1_000
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return max(0, int(moment.timestamp() * 1_000) - now_unix_nano // NANOS_PER_MILLI)
+
+
+def one_by_one(parts: Sequence[Part], deliver: Callable[[Part], Exchange[Result]]) -> Exchange[Sequence[Result]]:
+    """Deliver parts one after the other, until the destination does not answer or asks for a pause."""
+    results: list[Result] = []
+    for part in parts:
+        try:
+            result = yield from deliver(part)
+        except NoAnswer as silence:
+            result = silence.result
+            results.append(result)
+            break
+        results.append(result)
+        if isinstance(result, PauseDestination) or getattr(result, "retry_after_millis", None) is not None:
+            break
+    return results + [_not_tried(results[-1])] * (len(parts) - len(results))
+
+
+def _not_tried(last: Result) -> Result:
+    """Say of a part that it waits because of the one before it."""
+    if isinstance(last, PauseDestination):
+        return last
+    return RetryableFailure(f"not tried after: {last.reason}", getattr(last, "retry_after_millis", None))
+
+
+# --- the driver --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPOptions:
+    """How an exporter speaks HTTP.
+
+    `timeout_millis` limits each wait (connect, write, read), `total_timeout_millis` a whole answer. `transport` is
+    httpx's, for tests and for proxies of one's own.
+    """
+
+    timeout_millis: int = 10_000
+    total_timeout_millis: int = 30_000
+    transport: httpx.BaseTransport | None = None
+    clock: Clock = field(default_factory=SystemClock)
+
+
+class HTTPFeedbackExporter:
+    """What every HTTP exporter shares: subclass it and write `parts` and `exchange`, both without any I/O.
+
+    Args:
+        name: how users route to it and how its deliveries are kept.
+
+        base_url: where the vendor is.
+
+        options: timeouts and transport.
+    """
+
+    exports_unsampled = False
+
+    def __init__(self, *, name: str, base_url: str, options: HTTPOptions | None = None) -> None:
+        self.name = name
+        self.base_url = check_base_url(base_url)
+        self._options = options or HTTPOptions()
+        self._lock = threading.Lock()
+        self._client: httpx.Client | None = None
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        """Name the exporter and where it sends."""
+        return f"<{type(self).__name__} name={self.name!r} base_url={self.base_url!r}>"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of every request, authorization included."""
+        return {}
+
+    @property
+    def now_unix_nano(self) -> int:
+        """The time of day."""
+        return self._options.clock.time_unix_nano()
+
+    @property
+    def span_attributes(self) -> Mapping[str, str]:
+        """What capture sets on its own spans for this destination."""
+        return {}
+
+    def parts(self, record: FeedbackRecord) -> Sequence[Part]:
+        """Say what is to be sent for a record."""
+        raise NotImplementedError
+
+    def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
+        """Yield requests, receive responses, and return one result for each part."""
+        raise NotImplementedError
+
+    def request(self, method: str, path: str, body: object = None, **params: str) -> httpx.Request:
+        """Build a request to this vendor."""
+        headers = {"accept": "application/json", "user-agent": "otel-feedback", **self.headers}
+        if body is None:
+            return httpx.Request(method, f"{self.base_url}{path}", params=params or None, headers=headers)
+        headers["content-type"] = "application/json"
+        return httpx.Request(method, f"{self.base_url}{path}", content=pydantic_core.to_json(body), headers=headers)
+
+    def result(self, response: httpx.Response, hint: str = "") -> Result:
+        """Read a response by the table that all vendors share."""
+        return result_of(response, now_unix_nano=self.now_unix_nano, hint=hint)
+
+    def start(self) -> None:
+        """Make ready to send."""
+        self._warm_client()
+
+    def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+        """Send parts; one result for each."""
+        client = self._warm_client()
+        token = context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            return self._drive(self.exchange(parts), client)
+        finally:
+            context.detach(token)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 (nothing to wait for)
+        """Answer true: nothing is buffered here."""
+        return True
+
+    def shutdown(self) -> None:
+        """Close the connections; a later export opens new ones."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None and self._pid == os.getpid():
+            client.close()
+
+    def _drive(self, exchange: Exchange[T], client: httpx.Client) -> T:
+        """Send what an exchange yields until it returns."""
+        try:
+            request = next(exchange)
+            while True:
+                try:
+                    response = self._send(client, request)
+                except NoAnswer as silence:
+                    request = exchange.throw(silence)
+                else:
+                    request = exchange.send(response)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _send(self, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        """Send one request and translate httpx's errors, here and nowhere else.
+
+        Their texts are left out: httpx quotes an ill-formed header, key included.
+        """
+        try:
+            response = client.send(request, stream=True)
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.UnsupportedProtocol,
+        ) as error:
+            raise NoAnswer(RetryableFailure(f"no connection ({type(error).__name__})")) from error
+        except httpx.RequestError as error:
+            raise NoAnswer(Unclear(f"no answer ({type(error).__name__})")) from error
+        try:
+            return httpx.Response(
+                response.status_code, headers=_without_coding(response.headers), content=self._read(response)
+            )
+        finally:
+            response.close()
+
+    def _read(self, response: httpx.Response) -> bytes:
+        """Read an answer's body as far as it comes, is small enough and in time: its status stands all the same."""
+        deadline = self._options.clock.monotonic_nano() + self._options.total_timeout_millis * NANOS_PER_MILLI
+        body = b""
+        try:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES or self._options.clock.monotonic_nano() > deadline:
+                    break
+        except httpx.RequestError:
+            return body
+        return body[:MAX_ANSWER_BYTES]
+
+    def _warm_client(self) -> httpx.Client:
+        """Answer this process's client; a forked child makes its own."""
+        with self._lock:
+            if self._client is None or self._pid != os.getpid():
+                self._client, self._pid = self._make_client(), os.getpid()
+            return self._client
+
+    def _make_client(self) -> httpx.Client:
+        seconds = self._options.timeout_millis / 1_000
+        return httpx.Client(timeout=seconds, transport=self._options.transport, follow_redirects=False)
+
+
+def json_of(response: httpx.Response) -> Any:
+    """Read a body as JSON; what is none is `None`."""
+    try:
+        return pydantic_core.from_json(response.content)
+    except ValueError:
+        return None
+
+
+def _without_coding(headers: httpx.Headers) -> list[tuple[str, str]]:
+    """Drop the header that says how the body was coded: it has been decoded."""
+    return [(name, value) for name, value in headers.items() if name not in ("content-encoding", "content-length")]
+
+
+# --- native fields -----------------------------------------------------------------------------------------------
+
+
+def native_fields(record: FeedbackRecord, name: str, published: type) -> Mapping[str, Any]:
+    """Answer what the application sets of a vendor's own fields, checked against the published types.
+
+    Args:
+        record: whose `native` it is.
+
+        name: the exporter's.
+
+        published: a `TypedDict` of the fields that may be set.
+
+    Raises:
+        InvalidFeedbackError: naming the field that is unknown or of another type.
+    """
+    given = record.native.get(name)
+    if not given:
+        return {}
+    try:
+        _adapter(published).validate_python(dict(given), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidFeedbackError(
+            f"native[{name!r}] cannot set {field}: {first['msg']}", field=f"native.{name}.{field}"
+        ) from None
+    return given
+
+
+@functools.cache
+def _adapter(published: type) -> pydantic.TypeAdapter[Any]:
+    """Build a validator that refuses unknown fields, once."""
+    return pydantic.TypeAdapter(pydantic.with_config(pydantic.ConfigDict(extra="forbid"))(published))
+
+
+# --- checks of a constructor's arguments -------------------------------------------------------------------------
+
+
+def check_base_url(url: str) -> str:
+    """Check a base URL and take off its last slash.
+
+    Raises:
+        ConfigurationError: when it is no http(s) URL, or has a user, a query or a fragment.
+    """
+    try:
+        found = urlsplit(url.strip())
+        is_fit = found.scheme in ("http", "https") and bool(found.hostname) and (found.port or 1) > 0
+    except ValueError:
+        is_fit = False
+    if not is_fit or "@" in found.netloc or found.query or found.fragment:
+        raise ConfigurationError(
+            "a base URL is http(s)://host[:port][/path], without user, query or fragment", setting="base_url"
+        )
+    return url.strip().rstrip("/")
+
+
+def check_api_key(key: str | None, variable: str) -> str | None:
+    """Strip a key and refuse one that no header can hold; nothing is no key.
+
+    Raises:
+        ConfigurationError: which does not contain the key.
+    """
+    stripped = (key or "").strip()
+    if not stripped:
+        return None
+    if not stripped.isascii() or not stripped.isprintable() or " " in stripped:
+        raise ConfigurationError(
+            f"the key from {variable} or api_key= has characters that no HTTP header can hold",
+            setting=variable,
+        )
+    return stripped
+
+
+def require_api_key(key: str | None, name: str, variable: str) -> None:
+    """Refuse to deliver without a key.
+
+    Raises:
+        ConfigurationError: naming the variable to set.
+    """
+    if key is None:
+        raise ConfigurationError(
+            f"the exporter {name!r} has no key: set {variable} or give api_key=; a process that only records needs "
+            "none with OTEL_FEEDBACK_DELIVERY=none",
+            setting=variable,
+        )

@@ -1,0 +1,339 @@
+"""Braintrust: `POST /v1/{experiment|project_logs}/{id}/feedback`, in batches.
+
+Source: braintrust.dev API reference, "Feedback for experiment events" and "Feedback for project logs events". For
+spans that came by OTLP the row's id is the span id. Everything that Braintrust needs to be told lives here; this
+file does no I/O.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pydantic
+import pydantic_core
+from typing_extensions import TypedDict
+
+from otel_feedback import environment_variables as env
+from otel_feedback._dialects import BRAINTRUST_PARENT
+from otel_feedback._record import FeedbackRecord, Part
+from otel_feedback._time import NANOS_PER_MILLI, iso_utc
+from otel_feedback.exceptions import ConfigurationError
+from otel_feedback.exporters import (
+    PauseDestination,
+    PermanentFailure,
+    Result,
+    Skipped,
+    Success,
+    Unclear,
+)
+from otel_feedback.exporters._http import (
+    Exchange,
+    HTTPFeedbackExporter,
+    HTTPOptions,
+    NoAnswer,
+    check_api_key,
+    json_of,
+    native_fields,
+    require_api_key,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+# The real limit is not documented; these are safe.
+MAX_BATCH_ITEMS = 100
+MAX_BATCH_BYTES = 1024 * 1024
+
+PATHS: Mapping[str, str] = {
+    "experiment_id": "/v1/experiment/{}/feedback",
+    "project_id": "/v1/project_logs/{}/feedback",
+}
+
+# Braintrust's words for who said it; `app` is for its own UI.
+SOURCES: Mapping[str, str] = {"human": "external", "llm": "api", "code": "api"}
+
+HINTS: Mapping[int, str] = {
+    400: "an item that Braintrust cannot read, or an experiment or project that this key cannot see",
+    401: "the key is not valid",
+    403: "the key may not write there",
+    404: "is the base URL right?",
+    421: "this organization's data is on another data plane; set BRAINTRUST_API_URL",
+}
+
+
+class BraintrustNative(TypedDict, total=False):
+    """What `native={"braintrust": …}` may set; comments and tags have items, and rules, of their own."""
+
+    scores: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)]]
+    expected: Any
+    metadata: dict[str, Any]
+    source: Literal["app", "api", "external"]
+
+
+class BraintrustExporter(HTTPFeedbackExporter):
+    """Sends judgements to Braintrust, onto the span's own row.
+
+    Args:
+        parent: where the spans are: `project_name:…`, `project_id:…` or `experiment_id:…`; by default
+            `BRAINTRUST_PARENT`. A span's own attribute `braintrust.parent` wins.
+
+        api_key: by default `BRAINTRUST_API_KEY`.
+
+        base_url: by default `BRAINTRUST_API_URL`, else `https://api.braintrust.dev`.
+
+        name: how users route to it.
+
+        hold_millis: how long after the span's end feedback waits, since the span may still overwrite it; by default
+            `OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS`, else a minute.
+
+        comments: a comment that may have arrived is sent again (`at_least_once`) or not (`at_most_once`); Braintrust
+            shows each one that it gets.
+
+        tags_on: tags go to the `root` row of the trace, which the list of traces filters by, or to the `span`.
+
+        options: timeouts and transport.
+    """
+
+    def __init__(
+        self,
+        parent: str | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        name: str = "braintrust",
+        hold_millis: int | None = None,
+        comments: Literal["at_least_once", "at_most_once"] = "at_least_once",
+        tags_on: Literal["root", "span"] = "root",
+        options: HTTPOptions | None = None,
+    ) -> None:
+        super().__init__(name=name, base_url=base_url or env.read(env.BRAINTRUST_API_URL), options=options)
+        self._api_key = check_api_key(api_key or env.read(env.BRAINTRUST_API_KEY), env.BRAINTRUST_API_KEY)
+        self.parent = check_parent(parent or env.read(env.BRAINTRUST_PARENT))
+        self.hold_millis = _hold_millis(hold_millis)
+        self.comments = comments
+        self.tags_on = tags_on
+        self._project_ids: dict[str, str] = {}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Bearer authorization."""
+        return {"authorization": f"Bearer {self._api_key}"}
+
+    @property
+    def span_attributes(self) -> Mapping[str, str]:
+        """The parent, so that Braintrust's own filtering processor keeps our spans."""
+        return {BRAINTRUST_PARENT: self.parent} if self.parent else {}
+
+    def start(self) -> None:
+        """Refuse to start without a key or a parent."""
+        require_api_key(self._api_key, self.name, env.BRAINTRUST_API_KEY)
+        if not self.parent:
+            raise ConfigurationError(
+                "Braintrust needs a parent: set BRAINTRUST_PARENT or give parent=, as in 'project_name:chat'",
+                setting=env.BRAINTRUST_PARENT,
+            )
+        super().start()
+
+    def parts(self, record: FeedbackRecord) -> Sequence[Part]:
+        """The value with the correction, the comment, and the tags: each an item of its own.
+
+        A comment has its own because it alone may not be repeated; tags, because they go to another row.
+        """
+        parts = []
+        native = native_fields(record, self.name, BraintrustNative)
+        if record.value is not None or record.correction is not None or native:
+            parts.append(self._value_part(record))
+        if record.comment is not None:
+            parts.append(self._part(record, "comment", {"comment": record.comment}, {"comment"}))
+        if record.tags:
+            parts.append(self._part(record, "tags", {"tags": list(record.tags)}, {"tags"}))
+        return parts
+
+    def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
+        """Send what goes to one place together; no row twice in one request, and in order."""
+        results: dict[int, Result] = {}
+        numbered = list(enumerate(parts))
+        for number, part in numbered:
+            if part.action == "retract" and "scores" not in part.body:
+                results[number] = Skipped(f"Braintrust cannot take back {part.kind}")
+        for batch in _batches([(number, part) for number, part in numbered if number not in results]):
+            results.update((yield from self._send_batch(batch)))
+        return [results[number] for number, _ in numbered]
+
+    def _value_part(self, record: FeedbackRecord) -> Part:
+        """Build the item that may be repeated: score, expected, labels."""
+        item: dict[str, Any] = {}
+        carries = {"value"} if record.value is not None else set()
+        if (score := record.fraction) is not None:
+            item["scores"] = {record.name: score}
+        if record.correction is not None:
+            item["expected"] = record.correction
+            carries.add("correction")
+        return self._part(record, "value", {**item, **record.native.get(self.name, {})}, carries)
+
+    def _part(self, record: FeedbackRecord, kind: str, said: Mapping[str, Any], carries: set[str]) -> Part:
+        """Build an item: the row, what is said, and where it comes from."""
+        handle = record.handle
+        row = handle.attributes.get("braintrust_row_id") or handle.span_id
+        if kind == "tags" and self.tags_on == "root":
+            row = handle.root_span_id
+        item = {
+            "id": row,
+            "source": SOURCES[record.source],
+            **said,
+            "metadata": {**said.get("metadata", {}), **_metadata(record)},
+        }
+        carries |= {name for name in ("metadata", "user_id") if name in record.said}
+        ended = handle.ended_at if handle.ended_at is not None else record.recorded_at_unix_nano
+        return Part(
+            record=record,
+            kind=kind,
+            body=item,
+            route=handle.attributes.get(BRAINTRUST_PARENT) or self.parent,
+            carries=frozenset(carries),
+            not_before_unix_nano=ended + self.hold_millis * NANOS_PER_MILLI,
+        )
+
+    def _send_batch(self, batch: Sequence[tuple[int, Part]]) -> Exchange[dict[int, Result]]:
+        """Send items of one place in one request; of a refused one the halves, so that one bad item sinks no other."""
+        try:
+            path = yield from self._path_of(batch[0][1].route)
+            if not isinstance(path, str):
+                return {number: path for number, _ in batch}
+            response = yield self.request("POST", path, {"feedback": [_item(part) for _, part in batch]})
+        except NoAnswer as silence:
+            return {number: self._with_policy(part, silence.result) for number, part in batch}
+        if response.status_code in (400, 413, 422) and len(batch) > 1:
+            middle = len(batch) // 2
+            first = yield from self._send_batch(batch[:middle])
+            return first | (yield from self._send_batch(batch[middle:]))
+        result = self._judge(response)
+        return {number: self._with_policy(part, result) for number, part in batch}
+
+    def _path_of(self, route: str) -> Exchange[str | Result]:
+        """Find where a parent's feedback goes; a project's name is looked up once."""
+        kind, _, place = route.partition(":")
+        if kind in PATHS and _is_uuid(place):
+            return PATHS[kind].format(place)
+        if kind != "project_name" or not place:
+            return PermanentFailure(
+                "the span's braintrust.parent is not of the form project_name:…, project_id:<uuid> or "
+                "experiment_id:<uuid>"
+            )
+        if place not in self._project_ids:
+            found = yield from self._look_up_project(place)
+            if not isinstance(found, str):
+                return found
+            self._project_ids[place] = found
+        return PATHS["project_id"].format(self._project_ids[place])
+
+    def _look_up_project(self, name: str) -> Exchange[str | Result]:
+        """Ask for a project's id by its name."""
+        response = yield self.request("GET", "/v1/project", project_name=name)
+        if not response.is_success:
+            result = self._judge(response)
+            return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else result
+        body = json_of(response)
+        projects = body.get("objects", []) if isinstance(body, dict) else []
+        ids = [project.get("id") for project in projects if isinstance(project, dict) and project.get("name") == name]
+        if not ids or not isinstance(ids[0], str) or not _is_uuid(ids[0]):
+            return PauseDestination("Braintrust knows no project of the parent's name; it appears with its first span")
+        return ids[0]
+
+    def _judge(self, response: httpx.Response) -> Result:
+        """Read an answer; bodies hold an e-mail address and stay unread."""
+        return self.result(response, HINTS.get(response.status_code, ""))
+
+    def _with_policy(self, part: Part, result: Result) -> Result:
+        """Apply what a part may not suffer: a comment that may have arrived, and what a retraction cannot promise."""
+        if part.action == "retract" and isinstance(result, Success):
+            return Success(f"{result.reason}; requested: what Braintrust does with a null score is not documented")
+        if part.kind == "comment" and isinstance(result, Unclear) and self.comments == "at_most_once":
+            return PermanentFailure(f"{result.reason}; it may have arrived, and comments are sent at most once")
+        return result
+
+
+def check_parent(parent: str) -> str:
+    """Check a configured parent; an empty one is none.
+
+    Raises:
+        ConfigurationError: when it has none of the three forms.
+    """
+    kind, _, place = parent.partition(":")
+    if parent and not (kind == "project_name" and place) and not (kind in PATHS and _is_uuid(place)):
+        raise ConfigurationError(
+            "a Braintrust parent is project_name:<name>, project_id:<uuid> or experiment_id:<uuid>",
+            setting=env.BRAINTRUST_PARENT,
+        )
+    return parent
+
+
+def _hold_millis(given: int | None) -> int:
+    """Take the hold that was given, or the environment's."""
+    if given is None:
+        text = env.read(env.OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS)
+        given = int(text) if text.isascii() and text.isdigit() else -1
+    if given < 0:
+        raise ConfigurationError(
+            "the hold is a number of milliseconds, 0 or more",
+            setting=env.OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS,
+        )
+    return given
+
+
+def _metadata(record: FeedbackRecord) -> dict[str, Any]:
+    """Build what goes into the audit log: the application's own, then what we know, which wins."""
+    ours: dict[str, Any] = {"feedback_id": record.id, "recorded_at": iso_utc(record.time_unix_nano)}
+    if record.user_id is not None:
+        ours["user_id"] = record.user_id
+    if isinstance(record.value, str):
+        ours[record.name] = record.value
+    elif isinstance(record.value, tuple):
+        ours[record.name] = list(record.value)
+    return {**record.metadata, **ours}
+
+
+def _item(part: Part) -> Mapping[str, Any]:
+    """Write the item for what is asked: taking a score back means another person's, or none."""
+    if part.action != "retract":
+        return part.body
+    stands = part.record.stands
+    score = None if stands is None else stands.fraction
+    return {
+        "id": part.body["id"],
+        "scores": {part.record.name: score},
+        "metadata": {"feedback_id": part.record.id, "retracted": True},
+        "source": part.body["source"],
+    }
+
+
+def _batches(numbered: Sequence[tuple[int, Part]]) -> list[list[tuple[int, Part]]]:
+    """Cut parts into requests: one place each, no row twice, within the limits; a row's parts stay in order."""
+    batches: list[list[tuple[int, Part]]] = []
+    for route in dict.fromkeys(part.route for _, part in numbered):
+        open_batch: list[tuple[int, Part]] = []
+        rows: set[str] = set()
+        size = 0
+        for number, part in numbered:
+            if part.route != route:
+                continue
+            row, length = part.body["id"], len(pydantic_core.to_json(part.body))
+            is_full = len(open_batch) == MAX_BATCH_ITEMS or size + length > MAX_BATCH_BYTES
+            if open_batch and (row in rows or is_full):
+                batches.append(open_batch)
+                open_batch, rows, size = [], set(), 0
+            open_batch.append((number, part))
+            rows.add(row)
+            size += length
+        batches.append(open_batch)
+    return batches
+
+
+def _is_uuid(text: str) -> bool:
+    """Tell whether a text is a UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False

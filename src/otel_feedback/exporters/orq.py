@@ -1,0 +1,251 @@
+"""orq: one property of a trace a call, `POST /v2/feedback` with product `otel`.
+
+Source: docs.orq.ai, "Submit feedback" (the newer documentation calls the endpoint deprecated; existing integrations
+go on working). Everything that orq needs to be told lives here; this file does no I/O.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from typing_extensions import TypedDict
+
+from otel_feedback import environment_variables as env
+from otel_feedback._record import FeedbackRecord, Part, derived_id, part_id
+from otel_feedback._retry import HOUR_MILLIS
+from otel_feedback.exporters import Result, RetryableFailure, Success
+from otel_feedback.exporters._http import (
+    Exchange,
+    HTTPFeedbackExporter,
+    HTTPOptions,
+    check_api_key,
+    json_of,
+    native_fields,
+    one_by_one,
+    reason_of,
+    require_api_key,
+)
+
+if TYPE_CHECKING:
+    import httpx
+
+logger = logging.getLogger(__name__)
+
+# The published products, and one that orq has added since. A new one may come any day: unknown is warned about.
+PRODUCTS = frozenset(
+    {
+        "agents",
+        "ai-chat",
+        "deployments",
+        "evaluators",
+        "experiments",
+        "external_events",
+        "generic",
+        "knowledge",
+        "llm_evaluator",
+        "mcp_gateway",
+        "memory-stores",
+        "otel",
+        "playgrounds",
+        "remoteconfigs",
+        "router",
+        "spreadsheet_run",
+        "spreadsheets",
+        "workflows",
+    }
+)
+
+# The multiple choices that every workspace has.
+CHOICES: Mapping[str, frozenset[str]] = {
+    "rating": frozenset({"good", "bad"}),
+    "defects": frozenset(
+        {
+            "ambiguity",
+            "grammatical",
+            "hallucination",
+            "inappropriate",
+            "incompleteness",
+            "off_topic",
+            "repetition",
+            "spelling",
+        }
+    ),
+    "interactions": frozenset({"copied", "deleted", "reported", "saved", "selected", "shared"}),
+}
+
+
+class OrqNative(TypedDict, total=False):
+    """What `native={"orq": …}` may set."""
+
+    property: str
+    value: str | float | list[str]
+    product: str
+
+
+# A 404 may be a trace that has not arrived yet; after this long it is a property that nobody defined.
+NOT_FOUND_GRACE_MILLIS = 6 * HOUR_MILLIS
+
+# Crockford's base32, the alphabet of ULIDs (https://github.com/ulid/spec).
+_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class OrqExporter(HTTPFeedbackExporter):
+    """Sends judgements to orq, at the level of the trace.
+
+    Args:
+        api_key: the workspace's key; by default `ORQ_API_KEY`.
+
+        base_url: by default `ORQ_BASE_URL`, else `https://api.orq.ai`.
+
+        name: how users route to it.
+
+        product: what orq files the feedback under; `otel` for traces that came by OpenTelemetry.
+
+        properties: the properties of your own that you have defined in the workspace. Feedback under any other name
+            but orq's own is not sent, because orq refuses it; the receipt says so.
+
+        comment_property: the property of yours that takes comments; without one they are not carried.
+
+        thumbs: the names whose booleans are a thumb up or down.
+
+        options: timeouts and transport.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        name: str = "orq",
+        product: str = "otel",
+        properties: Sequence[str] = (),
+        comment_property: str | None = None,
+        thumbs: Sequence[str] = ("rating", "thumb"),
+        options: HTTPOptions | None = None,
+    ) -> None:
+        super().__init__(name=name, base_url=base_url or env.read(env.ORQ_BASE_URL), options=options)
+        self._api_key = check_api_key(api_key or env.read(env.ORQ_API_KEY), env.ORQ_API_KEY)
+        self.product = product
+        self.properties = frozenset(properties)
+        self.comment_property = comment_property
+        self.thumbs = frozenset(thumbs)
+        if product not in PRODUCTS:
+            logger.warning("orq: %r is no product that otel-feedback knows; sending it all the same", product)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Bearer authorization."""
+        return {"authorization": f"Bearer {self._api_key}"}
+
+    def start(self) -> None:
+        """Refuse to start without a key."""
+        require_api_key(self._api_key, self.name, env.ORQ_API_KEY)
+        super().start()
+
+    def parts(self, record: FeedbackRecord) -> Sequence[Part]:
+        """One part a property: the value, the correction, the comment."""
+        parts = []
+        native = native_fields(record, self.name, OrqNative)
+        if "property" in native and "value" in native:
+            parts.append(self._part(record, "value", native["property"], native["value"]))
+        elif (found := self._property_of(record)) is not None:
+            parts.append(self._part(record, "value", *found))
+        if record.correction is not None:
+            parts.append(self._part(record, "correction", "correction", _as_text(record.correction)))
+        if record.comment is not None and self.comment_property is not None:
+            parts.append(self._part(record, "comment", self.comment_property, record.comment))
+        return parts
+
+    def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
+        """One call a part; orq has no batch."""
+        return one_by_one(parts, self._deliver)
+
+    def _property_of(self, record: FeedbackRecord) -> tuple[str, Any] | None:
+        """Name orq's property for a value and what it holds, or nothing where orq would refuse it."""
+        value = record.value
+        if isinstance(value, bool):
+            if record.name in self.thumbs:
+                return "rating", ["good" if value else "bad"]
+            # orq has no booleans: a declared property takes the words.
+            return (record.name, ["true" if value else "false"]) if record.name in self.properties else None
+        if isinstance(value, (int, float)):
+            return (record.name, value) if record.name in self.properties else None
+        if value is None:
+            return None
+        labels = [value] if isinstance(value, str) else list(value)
+        known = CHOICES.get(record.name)
+        if record.name in self.properties or (known is not None and known.issuperset(labels)):
+            return record.name, labels
+        return None
+
+    def _part(self, record: FeedbackRecord, kind: str, prop: str, value: Any) -> Part:
+        """Build the body of one property."""
+        body = {
+            "property": prop,
+            "value": value,
+            "trace_id": record.handle.trace_id,
+            "product": record.native.get(self.name, {}).get("product", self.product),
+            "id": ulid_of(record, part_id(record.id, kind)),
+        }
+        return Part(record=record, kind=kind, body=body, carries=frozenset({kind}))
+
+    def _deliver(self, part: Part) -> Exchange[Result]:
+        """Create a part; one that was there is removed first, since what a repeated id does is unknown."""
+        if part.action != "create":
+            removed = yield from self._remove(part)
+            if part.action == "retract" or not isinstance(removed, Success):
+                return removed
+        response = yield self.request("POST", "/v2/feedback", part.body)
+        return self._judge(response)
+
+    def _remove(self, part: Part) -> Exchange[Result]:
+        """Take a part back; one that orq does not have is as good as removed."""
+        keys = ("id", "trace_id", "product")
+        response = yield self.request("POST", "/v2/feedback/remove", {key: part.body[key] for key in keys})
+        if response.status_code == 404:
+            return Success(reason_of(response, "it was not there"))
+        return self._judge(response)
+
+    def _judge(self, response: httpx.Response) -> Result:
+        """Read an answer of orq's, whose error texts speak of the request and of nobody's data."""
+        hint = _message_of(response)
+        if response.status_code == 404:
+            hint = f"{hint}; has the trace arrived, and is the property defined in the workspace?"
+            return RetryableFailure(reason_of(response, hint), give_up_after_millis=NOT_FOUND_GRACE_MILLIS)
+        return self.result(response, hint)
+
+
+def ulid(identifier: str) -> str:
+    """Write a UUID's 128 bits as a ULID."""
+    bits = uuid.UUID(identifier).int
+    return "".join(_BASE32[bits >> shift & 31] for shift in range(125, -1, -5))
+
+
+def ulid_of(record: FeedbackRecord, identifier: str) -> str:
+    """Choose the id at orq: a changed judgement gets a new one, because the removed one may not be used again."""
+    return ulid(derived_id("revision", identifier, str(record.revision)) if record.revision else identifier)
+
+
+def _as_text(correction: Any) -> str:
+    """Write a correction as orq wants it: a string; anything else as canonical JSON."""
+    if isinstance(correction, str):
+        return correction
+    return pydantic_core.to_json(_sorted(correction)).decode()
+
+
+def _sorted(value: Any) -> Any:
+    """Sort the keys of every object, so that equal values are equal texts."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+def _message_of(response: httpx.Response) -> str:
+    """Read the `message` of an error."""
+    body = None if response.is_success else json_of(response)
+    message = body.get("message") if isinstance(body, dict) else None
+    return message if isinstance(message, str) else ""

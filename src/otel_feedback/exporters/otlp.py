@@ -1,0 +1,116 @@
+"""OpenTelemetry itself: the `gen_ai.evaluation.result` event, through the logs SDK.
+
+Source: OpenTelemetry semantic conventions, "Events for generative AI", `gen_ai.evaluation.result`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pydantic_core
+from opentelemetry import trace
+from opentelemetry._logs import LogRecord, get_logger_provider
+from opentelemetry.context import Context
+
+from otel_feedback._dialects import RESPONSE_ID
+from otel_feedback._record import FeedbackRecord, Part
+from otel_feedback.exporters import Result, Skipped, Success
+
+EVENT_NAME = "gen_ai.evaluation.result"
+
+
+class _LoggerProvider(Protocol):
+    """What is used of a logger provider."""
+
+    def get_logger(self, name: str, /) -> Any: ...
+
+
+class OTLPFeedbackExporter:
+    """Emits each judgement as a log event correlated to the judged span, wherever the app's logs go.
+
+    Args:
+        logger_provider: by default the global one.
+
+        name: how users route to it.
+    """
+
+    # A log event needs no trace.
+    exports_unsampled = True
+
+    def __init__(self, logger_provider: _LoggerProvider | None = None, *, name: str = "otlp") -> None:
+        self.name = name
+        self._logger_provider = logger_provider
+
+    def parts(self, record: FeedbackRecord) -> Sequence[Part]:
+        """All of it in one event."""
+        return [Part(record=record, kind="value", body=attributes_of(record), carries=frozenset(record.said))]
+
+    def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+        """Emit an event for each; what was emitted cannot be taken back."""
+        logger = self._provider().get_logger("otel_feedback")
+        return [self._emit(logger, part) for part in parts]
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Flush the logger provider, where it can be."""
+        flush = getattr(self._provider(), "force_flush", None)
+        return flush is None or bool(flush(timeout_millis))
+
+    def shutdown(self) -> None:
+        """Do nothing: the logger provider is the app's."""
+
+    def _provider(self) -> _LoggerProvider:
+        return self._logger_provider or get_logger_provider()
+
+    def _emit(self, logger: Any, part: Part) -> Result:
+        if part.action == "retract":
+            return Skipped("an event that was emitted cannot be taken back")
+        record = part.record
+        # A context of its own with the judged span in it: an empty one would be taken for the current context, and
+        # the event would land on whatever span is active now.
+        judged = trace.set_span_in_context(trace.NonRecordingSpan(record.handle.context), Context())
+        logger.emit(
+            LogRecord(
+                timestamp=record.time_unix_nano,
+                observed_timestamp=record.recorded_at_unix_nano,
+                context=judged,
+                event_name=EVENT_NAME,
+                attributes=dict(part.body),
+            )
+        )
+        return Success("emitted")
+
+
+def attributes_of(record: FeedbackRecord) -> Mapping[str, Any]:
+    """Write a judgement in the semantic conventions' words, and what they have no word for in ours."""
+    said: dict[str, Any] = {
+        "gen_ai.evaluation.name": record.name,
+        "gen_ai.evaluation.explanation": record.comment,
+        RESPONSE_ID: record.handle.attributes.get(RESPONSE_ID),
+        "otel_feedback.id": record.id,
+        "otel_feedback.source": record.source,
+        "user.id": record.user_id,
+        "otel_feedback.tags": record.tags or None,
+        "otel_feedback.correction": None if record.correction is None else _text(record.correction),
+        "otel_feedback.metadata": _text(dict(record.metadata)) if record.metadata else None,
+    }
+    value = record.value
+    if isinstance(value, bool):
+        said |= {
+            "gen_ai.evaluation.score.value": float(value),
+            "gen_ai.evaluation.score.label": str(value).lower(),
+        }
+    elif isinstance(value, (int, float)):
+        said["gen_ai.evaluation.score.value"] = float(value)
+    elif value is not None:
+        said["gen_ai.evaluation.score.label"] = value if isinstance(value, str) else ", ".join(value)
+    if isinstance(value, tuple):
+        said["otel_feedback.labels"] = value
+    if record.scale is not None:
+        said["otel_feedback.scale.low"], said["otel_feedback.scale.high"] = map(float, record.scale)
+    return {name: item for name, item in said.items() if item is not None}
+
+
+def _text(value: Any) -> str:
+    """Write a value as text: attributes hold no objects."""
+    return value if isinstance(value, str) else pydantic_core.to_json(value).decode()

@@ -1,0 +1,42 @@
+"""`FeedbackInstrumentor`: capture switched on by `opentelemetry-instrument`, without a line in the application.
+
+The module needs the extra `[auto]`; only its entry point and `otel_feedback.FeedbackInstrumentor` load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from opentelemetry import trace
+
+from otel_feedback.exceptions import MissingExtraError
+from otel_feedback.processor import install
+
+try:
+    from opentelemetry.instrumentation.instrumentor import (
+        BaseInstrumentor,  # type: ignore[attr-defined]  # the module lists no exports
+    )
+except ImportError as error:
+    raise MissingExtraError(
+        "FeedbackInstrumentor needs opentelemetry-instrumentation: pip install 'otel-feedback[auto]'",
+        extra="auto",
+    ) from error
+
+
+class FeedbackInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base is untyped
+    """Installs the feedback span processor on the tracer provider that auto-instrumentation has set up.
+
+    The provider itself is configured from the environment at the first captured call.
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Need nothing of the application."""
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        """Install the processor on the given tracer provider, else on the global one."""
+        install(kwargs.get("tracer_provider") or trace.get_tracer_provider())
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        """Do nothing: OpenTelemetry cannot remove a processor, and ours rests while feedback is disabled."""

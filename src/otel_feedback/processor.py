@@ -1,0 +1,135 @@
+"""`FeedbackSpanProcessor`: sees every span of the pipeline and keeps what a judgement may be about."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from otel_feedback import _active, _dialects
+from otel_feedback._correlate import LIVE, MAX_LIVE_SPANS, LiveSpan, call_in, collections_in, note_end
+from otel_feedback._handle import FeedbackHandle
+from otel_feedback.stores import CONVERSATION, RESPONSE
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from otel_feedback._active import ActiveProvider
+
+
+class FeedbackSpanProcessor(SpanProcessor):
+    """Recognises LLM spans of any instrumentation, and tells each span its local root.
+
+    `configure()` installs one. Add one yourself to a pipeline that you build by hand; two in one pipeline do no harm.
+    Without a provider of its own it serves whichever is current. It never stores prompts or answers, and never raises.
+
+    Args:
+        provider: whom it serves; by default the current provider.
+    """
+
+    def __init__(self, provider: ActiveProvider | None = None) -> None:
+        self._own = provider
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Note the span's local root and the calls that it runs inside of."""
+        provider = self._provider()
+        if provider is None:
+            return
+        try:
+            _note(span, parent_context)
+        except Exception as error:  # noqa: BLE001 (the boundary to the application: an exception here would reach its code)
+            provider.capture_failed(error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Keep the handle of an LLM span, and bind its response and conversation ids."""
+        provider = self._provider()
+        if provider is None:
+            return
+        try:
+            _keep(span, provider)
+        except Exception as error:  # noqa: BLE001 (the boundary to the application, as above)
+            provider.capture_failed(error)
+
+    def shutdown(self) -> None:
+        """Do nothing: feedback outlives the trace's pipeline."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 (nothing to wait for)
+        """Answer true: nothing is buffered here."""
+        return True
+
+    def _provider(self) -> ActiveProvider | None:
+        """Find whom to serve."""
+        if self._own is None:
+            return _active.for_capture()
+        return None if self._own.is_disabled else self._own
+
+
+# The relay to the current provider: OpenTelemetry cannot remove a processor, so one is installed and never another.
+RELAY = FeedbackSpanProcessor()
+
+_installed: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def install(tracer_provider: object) -> bool:
+    """Let a tracer provider's spans be seen; doing it again does nothing.
+
+    The SDK class's own `add_span_processor` is called, because some subclasses (Phoenix's, Arize's) remove their
+    exporter in an override of theirs.
+
+    Args:
+        tracer_provider: the SDK's, or one that has a method `add_span_processor`.
+
+    Returns:
+        Whether it can be seen: not the proxy that stands for a provider still to be set, and not a no-op.
+    """
+    if tracer_provider in _installed:
+        return True
+    if isinstance(tracer_provider, TracerProvider):
+        TracerProvider.add_span_processor(tracer_provider, RELAY)
+    elif callable(add := getattr(tracer_provider, "add_span_processor", None)):
+        add(RELAY)
+    else:
+        return False
+    _installed.add(tracer_provider)
+    return True
+
+
+def _note(span: Span, parent_context: Context | None) -> None:
+    """Put a span among the live ones."""
+    own = span.get_span_context()
+    parent = trace.get_current_span(parent_context).get_span_context()
+    if not parent.is_valid or parent.is_remote or parent.trace_id != own.trace_id:
+        root = own.span_id
+    else:
+        known = LIVE.get(parent.span_id)
+        root = parent.span_id if known is None else known.root
+    if len(LIVE) >= MAX_LIVE_SPANS:
+        LIVE.pop(next(iter(LIVE)), None)
+    LIVE[own.span_id] = LiveSpan(root, call_in(parent_context), collections_in(parent_context))
+
+
+def _keep(span: ReadableSpan, provider: ActiveProvider) -> None:
+    """Keep an LLM span; whatever else a span is, only its place among the live ones is given up."""
+    context = span.get_span_context()
+    live = None if context is None else LIVE.pop(context.span_id, None)
+    if live is None or context is None or not span.attributes:
+        return
+    operation = _dialects.operation_of(span.attributes)
+    if operation is None:
+        return
+    attributes = {"gen_ai.operation.name": operation, **_dialects.handle_attributes(span.attributes)}
+    handle = FeedbackHandle(
+        context, root=live.root, started_at=span.start_time, ended_at=span.end_time, attributes=attributes
+    )
+    note_end(context.span_id)
+    for collection in live.collections:
+        collection.add(handle)
+    for call in live.call.enclosing() if live.call is not None else ():
+        call.last_llm = handle
+    if _dialects.RESPONSE_ID in attributes:
+        provider.bind_key(handle, attributes[_dialects.RESPONSE_ID], RESPONSE)
+    if _dialects.CONVERSATION_ID in attributes:
+        provider.bind_key(handle, attributes[_dialects.CONVERSATION_ID], CONVERSATION)

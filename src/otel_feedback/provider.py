@@ -1,0 +1,671 @@
+"""`FeedbackProvider`: the composition root, the one place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.metadata
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random, SystemRandom
+from typing import TYPE_CHECKING, Any, overload
+
+from opentelemetry import trace
+
+from otel_feedback import processor
+from otel_feedback._correlate import ENDED, Correlator
+from otel_feedback._deliver import Deliverer, DeliveryThread, drain
+from otel_feedback._handle import FeedbackHandle
+from otel_feedback._record import (
+    Feedback,
+    FeedbackRecord,
+    Part,
+    Receipt,
+    check_one_target,
+    judgement_id,
+    make_record,
+    stand_in_handle,
+)
+from otel_feedback._retry import RetryPolicy
+from otel_feedback._settings import Settings
+from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
+from otel_feedback.exceptions import (
+    ConfigurationError,
+    FeedbackError,
+    InvalidFeedbackError,
+    InvalidTokenError,
+    UnknownTargetError,
+)
+from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of
+from otel_feedback.stores import APP, UNROUTED, Binding, DestinationStats, Entry, Parked, Store
+from otel_feedback.stores.memory import MemoryStore
+from otel_feedback.stores.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from opentelemetry.trace import Tracer
+    from typing_extensions import Self, Unpack
+
+    from otel_feedback._record import FeedbackOptions, GivenValue
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINT_GROUP = "otel_feedback_exporter"
+
+# A failing capture says so at its first error and then at every thousandth.
+CAPTURE_ERRORS_PER_LINE = 1_000
+# How often a flush looks again while something is due later.
+FLUSH_POLL_MILLIS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationPlan:
+    """What one destination would get of a judgement, what it cannot carry, and why it would be skipped."""
+
+    parts: Sequence[Part]
+    not_carried: tuple[str, ...] = ()
+    skipped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What runs in one process: a fork needs another one."""
+
+    pid: int
+    correlator: Correlator
+    deliverers: Sequence[Deliverer]
+    threads: Sequence[DeliveryThread]
+
+
+class FeedbackProvider:
+    """The whole pipeline as an object, without any global; a context manager, sync and async.
+
+    Args:
+        exporters: the destinations; by default those that `OTEL_FEEDBACK_EXPORTERS` names.
+
+        store: a store or its URL; by default `OTEL_FEEDBACK_STORE_URL`.
+
+        tracer_provider: whose spans are seen and who opens ours; by default OpenTelemetry's global one.
+
+        redact: sees every judgement before it is validated and stored, and answers the one to keep.
+
+        settings: instead of the environment.
+
+        retry: when to try again.
+
+        clock: what tells the time.
+
+        rng: where ids and jitter come from.
+    """
+
+    def __init__(
+        self,
+        *,
+        exporters: Sequence[FeedbackExporter] | None = None,
+        store: Store | str | None = None,
+        tracer_provider: Any = None,
+        redact: Callable[[Feedback], Feedback] | None = None,
+        settings: Settings | None = None,
+        retry: RetryPolicy | None = None,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self.settings = Settings.from_environment() if settings is None else settings
+        self._clock = clock or SystemClock()
+        self._rng = rng or SystemRandom()
+        self._retry = retry or RetryPolicy()
+        self._redact = redact
+        self._tracer_provider = tracer_provider
+        self._exporters = _by_name(_load(self.settings.exporters) if exporters is None else exporters)
+        self._store = _store_of(store if store is not None else self.settings.store_url, self.settings, self._clock)
+        self._span_attributes = _span_attributes(self._exporters.values())
+        self._tracer: Tracer | None = None
+        self._sees_spans = False
+        self._released: frozenset[int] = frozenset()
+        self._capture_errors = 0
+        self._engine: _Engine | None = None
+        self._is_shut_down = False
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        """Name the store and the destinations."""
+        return f"<FeedbackProvider store={self._store.url!r} exporters={list(self._exporters)!r}>"
+
+    # --- life cycle ---
+
+    def start(self) -> Self:
+        """Open the store, see the tracer provider's spans, and start to deliver; does nothing when it is started.
+
+        Raises:
+            StoreError: when the store cannot be used.
+
+            ConfigurationError: when this process delivers and an exporter lacks something.
+        """
+        if not self.is_disabled:
+            self._running()
+            atexit.register(self.shutdown)
+        return self
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        """Start, without blocking the event loop."""
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down, without blocking the event loop."""
+        await asyncio.to_thread(self.shutdown)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Deliver everything that is due until nothing waits or time is up; say whether nothing waits.
+
+        The tracer provider is flushed first, so that what is held until its span has arrived may go when the span
+        ended in this process.
+        """
+        if self.is_disabled:
+            return True
+        engine = self._running()
+        deadline = self._clock.monotonic_nano() + timeout_millis * NANOS_PER_MILLI
+        is_flushed = engine.correlator.flush()
+        self._release(timeout_millis)
+        for deliverer in engine.deliverers:
+            is_flushed &= self._flush(deliverer, deadline)
+        for exporter in self._exporters.values():
+            left = max(0, deadline - self._clock.monotonic_nano()) // NANOS_PER_MILLI
+            is_flushed &= exporter.force_flush(left)
+        return is_flushed
+
+    def shutdown(self, timeout_millis: int | None = None) -> None:
+        """Make one pass over what is due, at most `exit_timeout_millis` long, and stop; the rest stays in the store.
+
+        It is idempotent. What is recorded later is accepted and waits for the next process.
+        """
+        atexit.unregister(self.shutdown)
+        with self._lock:
+            engine, self._is_shut_down = self._engine, True
+            if engine is None or engine.pid != os.getpid():
+                return
+            self._engine = replace(engine, threads=())
+        limit = self.settings.exit_timeout_millis if timeout_millis is None else timeout_millis
+        deadline = self._clock.monotonic_nano() + limit * NANOS_PER_MILLI
+        engine.correlator.shutdown()
+        for thread in engine.threads:
+            thread.stop(deadline_nano=deadline)
+        have_ended = [thread.join() for thread in engine.threads]
+        if all(have_ended):
+            for exporter in self._exporters.values():
+                exporter.shutdown()
+            self._store.close()
+
+    def _running(self) -> _Engine:
+        """Answer this process's engine, starting it when there is none: at first use, and after a fork."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        engine = self._engine
+        if engine is not None and engine.pid == self._pid:
+            return engine
+        with self._lock:
+            if self._engine is None or self._engine.pid != self._pid:
+                self._engine = self._start_engine()
+            return self._engine
+
+    def _start_engine(self) -> _Engine:
+        """Open the store and start what runs in this process."""
+        self._store.open()
+        self._see_spans()
+        deliverers = [self._deliverer(exporter) for exporter in self._exporters.values()]
+        delivers = self.settings.delivery == "thread" and not self._is_shut_down
+        threads = [DeliveryThread(deliverer, clock=self._clock) for deliverer in deliverers] if delivers else []
+        for deliverer in deliverers if delivers else ():
+            _start_exporter(deliverer.exporter)
+            self._store.resume(deliverer.name)
+        self._route()
+        correlator = Correlator(self._store, key_wait_millis=self.settings.key_wait_millis, on_bound=self._join_parked)
+        correlator.start()
+        for thread in threads:
+            thread.start()
+        return _Engine(os.getpid(), correlator, deliverers, threads)
+
+    def _deliverer(self, exporter: FeedbackExporter) -> Deliverer:
+        return Deliverer(
+            self._store,
+            exporter,
+            policy=self._retry,
+            clock=self._clock,
+            rng=self._rng,
+            is_released=self._is_released,
+        )
+
+    def _route(self) -> None:
+        """Give what waited for an exporter to the ones that there are now, or say that there is none."""
+        logger.info("feedback is kept in %s and goes to %s", self._store.url, list(self._exporters) or "nobody")
+        if not self._exporters:
+            logger.warning(
+                "no exporter is configured: feedback waits as unrouted in %s; set OTEL_FEEDBACK_EXPORTERS",
+                self._store.url,
+            )
+        elif (count := self._store.route(list(self._exporters))) > 0:
+            logger.info("%d judgements that had waited unrouted go to %s", count, list(self._exporters))
+
+    def _flush(self, deliverer: Deliverer, deadline: int) -> bool:
+        """Deliver to one destination until nothing waits or time is up."""
+        pause = threading.Event()
+        while True:
+            drain(deliverer, deadline_nano=deadline, clock=self._clock)
+            due_millis = deliverer.next_due_millis()
+            if due_millis is None:
+                return True
+            if self._clock.monotonic_nano() + due_millis * NANOS_PER_MILLI >= deadline:
+                return False
+            pause.wait(min(due_millis, FLUSH_POLL_MILLIS) / 1_000)
+
+    def _release(self, timeout_millis: int) -> None:
+        """Flush the tracer provider; what had ended before has then been exported."""
+        ended = frozenset(ENDED)
+        flush = getattr(self._tracer_provider or trace.get_tracer_provider(), "force_flush", None)
+        if flush is not None and flush(timeout_millis):
+            self._released = ended
+
+    def _is_released(self, handle: FeedbackHandle) -> bool:
+        """Tell whether a span is known to have been exported."""
+        return handle.context.span_id in self._released
+
+    # --- record ---
+
+    @overload
+    def record(
+        self,
+        target: FeedbackHandle | str,
+        name: str,
+        value: GivenValue | None = None,
+        **options: Unpack[FeedbackOptions],
+    ) -> Receipt: ...
+
+    @overload
+    def record(
+        self,
+        *,
+        key: str,
+        name: str,
+        value: GivenValue | None = None,
+        key_kind: str | None = None,
+        **options: Unpack[FeedbackOptions],
+    ) -> Receipt: ...
+
+    def record(self, target: Any = None, name: Any = None, value: Any = None, **options: Any) -> Receipt:
+        """Accept one judgement; see `record_feedback`."""
+        return self.record_many([Feedback(target=target, name=name, value=value, **options)])[0]
+
+    @overload
+    async def arecord(
+        self,
+        target: FeedbackHandle | str,
+        name: str,
+        value: GivenValue | None = None,
+        **options: Unpack[FeedbackOptions],
+    ) -> Receipt: ...
+
+    @overload
+    async def arecord(
+        self,
+        *,
+        key: str,
+        name: str,
+        value: GivenValue | None = None,
+        key_kind: str | None = None,
+        **options: Unpack[FeedbackOptions],
+    ) -> Receipt: ...
+
+    async def arecord(self, target: Any = None, name: Any = None, value: Any = None, **options: Any) -> Receipt:
+        """Accept one judgement without blocking the event loop."""
+        return await asyncio.to_thread(partial(self.record, target, name, value, **options))
+
+    def record_many(self, feedback: Iterable[Feedback]) -> list[Receipt]:
+        """Accept several judgements in one transaction, all or none; one receipt for each, in order.
+
+        Raises:
+            InvalidFeedbackError: when one is no judgement.
+
+            UnknownTargetError: when no call is known for a key.
+
+            InvalidTokenError: when a string is given as a target and is no signed token.
+
+            StoreError: when the store cannot take them; `OutboxFullError` when it is full.
+        """
+        given = list(feedback)
+        if self.is_disabled:
+            return [Receipt("", "disabled", {}) for _ in given]
+        engine = self._running()
+        accepted = [self._accept(engine, each) for each in given]
+        entries = [each for each in accepted if isinstance(each, Entry)]
+        if entries:
+            self._store.put_many(entries)
+        for each in accepted:
+            if isinstance(each, Parked):
+                self._park(engine, each)
+        for thread in engine.threads:
+            thread.wake()
+        return [self._receipt(each.record) for each in accepted]
+
+    def retract(self, record_id: str) -> Receipt:
+        """Take a judgement back at every destination that can; a part not yet delivered is never sent.
+
+        Raises:
+            UnknownTargetError: when no judgement is known under the id.
+        """
+        if self.is_disabled:
+            return Receipt("", "disabled", {})
+        engine = self._running()
+        latest = self._store.latest(record_id)
+        if latest is None:
+            raise UnknownTargetError(
+                f"no feedback is known under the id {record_id!r} in {self._store.url}", store=self._store.url
+            )
+        retraction = FeedbackRecord(
+            id=latest.id,
+            handle=latest.handle,
+            name=latest.name,
+            user_id=latest.user_id,
+            source=latest.source,
+            recorded_at_unix_nano=self._clock.time_unix_nano(),
+            retracts=True,
+            stands=self._store.standing(latest),
+        )
+        self._store.put(retraction, list(self._store.status(latest.id) or ()))
+        for thread in engine.threads:
+            thread.wake()
+        return self._receipt(retraction)
+
+    def status(self, record_id: str) -> Receipt:
+        """Answer the receipt of a judgement as it would be now.
+
+        Raises:
+            UnknownTargetError: when no judgement is known under the id.
+        """
+        deliveries = self._store.status(record_id)
+        if deliveries is None:
+            raise UnknownTargetError(
+                f"no feedback is known under the id {record_id!r} in {self._store.url}", store=self._store.url
+            )
+        latest = self._store.latest(record_id)
+        return Receipt(
+            record_id, self._store.durability, deliveries, {} if latest is None else self._not_carried(latest)
+        )
+
+    def stats(self) -> Mapping[str, DestinationStats]:
+        """Answer the account of each destination."""
+        return self._store.stats()
+
+    def plan(self, feedback: Feedback | FeedbackRecord) -> Mapping[str, DestinationPlan]:
+        """Say what each destination would get of a judgement, without recording it."""
+        if isinstance(feedback, FeedbackRecord):
+            record, to = feedback, None
+        else:
+            accepted = self._accept(self._running(), feedback)
+            record, to = accepted.record, feedback.to
+        return {
+            name: DestinationPlan(
+                parts=list(parts.values()),
+                not_carried=not_carried(record, parts),
+                skipped=self._skip_reason(exporter, record),
+            )
+            for name, exporter in self._exporters.items()
+            if to is None or name in to
+            for parts in (parts_of(exporter, record),)
+        }
+
+    def _accept(self, engine: _Engine, feedback: Feedback) -> Entry | Parked:
+        """Check a judgement, join it to its call, and say where it goes; nothing is stored yet."""
+        if self._redact is not None:
+            feedback = self._redact(feedback)
+        check_one_target(feedback)
+        if isinstance(feedback.target, str):
+            raise InvalidTokenError(
+                "a string as the target is only ever a signed token, and no signing keys are set; raw ids go through "
+                "FeedbackHandle.from_traceparent()",
+                reason="unsigned",
+            )
+        to = self._destinations(feedback)
+        handle = feedback.target or self._handle_of_key(engine, feedback)
+        is_parked = handle is None
+        if handle is None:
+            handle = stand_in_handle(str(feedback.key_kind or APP), str(feedback.key))
+        record = make_record(feedback, handle, now_unix_nano=self._clock.time_unix_nano(), rng=self._rng)
+        if is_parked:
+            return Parked(record, feedback.key_kind or APP, str(feedback.key), to)
+        return self._entry(record, to)
+
+    def _handle_of_key(self, engine: _Engine, feedback: Feedback) -> FeedbackHandle | None:
+        """Look a key up; a key that is not there is an error, unless it shall be parked."""
+        found = engine.correlator.find(str(feedback.key), feedback.key_kind)
+        if found:
+            return found[0]
+        if self.settings.on_unknown_key == "park":
+            return None
+        raise self._unknown_key(str(feedback.key), feedback.key_kind)
+
+    def _unknown_key(self, key: str, kind: str | None) -> UnknownTargetError:
+        return UnknownTargetError(
+            f"no trace is known for key {key!r} in {self._store.url}; was the call captured, does it use the same "
+            "store, and has the correlation expired?",
+            key=key,
+            key_kind=kind,
+            store=self._store.url,
+        )
+
+    def _destinations(self, feedback: Feedback) -> tuple[str, ...] | None:
+        """Check the exporters that a judgement names."""
+        for name in feedback.native or ():
+            self._check_exporter(name, "native")
+        if feedback.to is None:
+            return None
+        if isinstance(feedback.to, str) or not feedback.to:
+            raise InvalidFeedbackError("to must be a list of exporter names", field="to", value=feedback.to)
+        for name in feedback.to:
+            self._check_exporter(name, "to")
+        return tuple(dict.fromkeys(feedback.to))
+
+    def _check_exporter(self, name: object, field: str) -> None:
+        if name not in self._exporters:
+            known = ", ".join(self._exporters) or "none is configured"
+            raise InvalidFeedbackError(f"{field} names no exporter of this process ({known})", field=field, value=name)
+
+    def _entry(self, record: FeedbackRecord, to: Sequence[str] | None) -> Entry:
+        """Say where a record goes and where it is skipped, letting each exporter refuse it first."""
+        destinations = tuple(self._exporters) if to is None else tuple(to)
+        skipped = {}
+        for name in destinations:
+            self._parts(self._exporters[name], record)
+            if (reason := self._skip_reason(self._exporters[name], record)) is not None:
+                skipped[name] = reason
+        return Entry(record, destinations or (UNROUTED,), skipped)
+
+    def _skip_reason(self, exporter: FeedbackExporter, record: FeedbackRecord) -> str | None:
+        """Say why a record is not even tried at a destination."""
+        if record.handle.is_sampled or self.settings.on_unsampled == "export":
+            return None
+        return None if getattr(exporter, "exports_unsampled", False) else "unsampled"
+
+    def _parts(self, exporter: FeedbackExporter, record: FeedbackRecord) -> Mapping[str, Part]:
+        """Say what a destination would get; an exporter that fails at it must not refuse a good judgement."""
+        try:
+            return parts_of(exporter, record)
+        except FeedbackError:
+            raise
+        except Exception:
+            logger.exception("%s cannot say what to send for feedback %s", exporter.name, record.id)
+            return {}
+
+    def _receipt(self, record: FeedbackRecord) -> Receipt:
+        """Write the receipt of what was just accepted."""
+        return Receipt(
+            record.id, self._store.durability, self._store.status(record.id) or {}, self._not_carried(record)
+        )
+
+    def _not_carried(self, record: FeedbackRecord) -> dict[str, tuple[str, ...]]:
+        """Name, for each destination, what it cannot carry."""
+        missing = {
+            name: not_carried(record, self._parts(exporter, record))
+            for name, exporter in self._exporters.items()
+            if not record.retracts
+        }
+        return {name: fields for name, fields in missing.items() if fields}
+
+    def _park(self, engine: _Engine, parked: Parked) -> None:
+        """Keep a judgement for its key, and look once more: the key may have come meanwhile."""
+        self._store.park(parked)
+        if found := engine.correlator.find(parked.key, parked.kind):
+            self._unpark(parked, found[0])
+
+    def _join_parked(self, bindings: Sequence[Binding]) -> None:
+        """Join the judgements that waited for keys that have just been bound."""
+        for binding in bindings:
+            for parked in self._store.parked(binding.kind, binding.key):
+                self._unpark(parked, binding.handle)
+        engine = self._engine
+        for thread in engine.threads if engine is not None else ():
+            thread.wake()
+
+    def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
+        """Record a parked judgement on the call that its key has turned out to mean."""
+        record = replace(parked.record, handle=handle)
+        if record.user_id is not None and record.id == _personal_id(parked.record):
+            record = replace(record, id=_personal_id(record))
+        self._store.unpark(parked.record.id, self._entry(record, parked.to))
+
+    # --- capture ---
+
+    @property
+    def is_disabled(self) -> bool:
+        """Whether everything is a no-op."""
+        return self.settings.disabled
+
+    @property
+    def tracer(self) -> Tracer:
+        """What opens the spans of captured calls."""
+        if not self._sees_spans:
+            self._see_spans()
+        if self._tracer is None:
+            self._tracer = trace.get_tracer("otel_feedback", tracer_provider=self._tracer_provider)
+        return self._tracer
+
+    @property
+    def span_attributes(self) -> Mapping[str, str]:
+        """What the destinations want to see on captured spans."""
+        return self._span_attributes
+
+    @property
+    def span_processor(self) -> processor.FeedbackSpanProcessor:
+        """A span processor of this provider, for a pipeline that you build by hand."""
+        return processor.FeedbackSpanProcessor(self)
+
+    def bind_key(self, handle: FeedbackHandle, key: str, kind: str = APP) -> None:
+        """Bind a key to a call, so that `record_feedback(key=…)` finds it; an invalid handle is not bound."""
+        if handle.is_valid and not self.is_disabled:
+            self._running().correlator.bind(Binding(kind, str(key), handle))
+
+    def handle_for_key(self, key: str, *, key_kind: str | None = None) -> FeedbackHandle:
+        """Answer the newest call that a key names.
+
+        Raises:
+            UnknownTargetError: when there is none.
+        """
+        found = () if self.is_disabled else self._running().correlator.find(key, key_kind)
+        if not found:
+            raise self._unknown_key(key, key_kind)
+        return found[0]
+
+    def capture_failed(self, error: BaseException) -> None:
+        """Count what went wrong in capture, and say so once in a while."""
+        self._capture_errors += 1
+        if self._capture_errors % CAPTURE_ERRORS_PER_LINE == 1:
+            logger.error(
+                "capture failed (%d so far), the application was not disturbed",
+                self._capture_errors,
+                exc_info=error,
+            )
+
+    def _see_spans(self) -> None:
+        """Install the relay, as soon as there is a tracer provider that can take it."""
+        self._sees_spans = processor.install(self._tracer_provider or trace.get_tracer_provider())
+
+
+# --- composition -------------------------------------------------------------------------------------------------
+
+
+def _personal_id(record: FeedbackRecord) -> str:
+    """Derive the id that a person's judgement has on its call."""
+    return judgement_id(record.handle, record.name, record.source, record.user_id or "")
+
+
+def _by_name(exporters: Iterable[FeedbackExporter]) -> dict[str, FeedbackExporter]:
+    """Index the exporters by name; each name once."""
+    found: dict[str, FeedbackExporter] = {}
+    for exporter in exporters:
+        if exporter.name in found or exporter.name == UNROUTED:
+            raise ConfigurationError(
+                f"two exporters are named {exporter.name!r}; give one of them another name=",
+                setting="exporters",
+            )
+        found[exporter.name] = exporter
+    return found
+
+
+def _load(names: Iterable[str]) -> list[FeedbackExporter]:
+    """Make the exporters that are registered under names, ours and anybody's alike."""
+    if not names:
+        return []
+    known = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(
+                f"OTEL_FEEDBACK_EXPORTERS: no exporter is registered as {name!r}; there are {', '.join(sorted(known))}",
+                setting="OTEL_FEEDBACK_EXPORTERS",
+            )
+    return [known[name].load()() for name in names]
+
+
+def _store_of(store: Store | str, settings: Settings, clock: Clock) -> Store:
+    """Make the store that a URL names."""
+    if not isinstance(store, str):
+        return store
+    if store in ("memory:", "memory://"):
+        return MemoryStore(clock=clock)
+    scheme, separator, path = store.partition(":///")
+    if scheme == "sqlite" and separator and path:
+        return SQLiteStore(path, durability=settings.durability, clock=clock)
+    raise ConfigurationError(
+        "the store's URL must be sqlite:///path (four slashes for an absolute path) or memory:",
+        setting="OTEL_FEEDBACK_STORE_URL",
+    )
+
+
+def _start_exporter(exporter: FeedbackExporter) -> None:
+    """Let an exporter make ready, if it has something to make ready."""
+    start = getattr(exporter, "start", None)
+    if start is not None:
+        start()
+
+
+def _span_attributes(exporters: Iterable[FeedbackExporter]) -> Mapping[str, str]:
+    """Gather what the destinations want to see on captured spans; the first word counts."""
+    found: dict[str, str] = {}
+    for exporter in exporters:
+        found = {**getattr(exporter, "span_attributes", {}), **found}
+    return found

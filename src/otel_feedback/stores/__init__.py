@@ -1,0 +1,275 @@
+"""The two ports of a store, `CorrelationStore` and `Outbox`, and the table of states that every outbox implements.
+
+Everything about the states of a delivery lives here, as data; this file does not know how they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from otel_feedback._handle import FeedbackHandle
+    from otel_feedback._record import DeliveryStatus, FeedbackRecord
+
+State = Literal["pending", "leased", "delivered", "dead", "superseded", "retracted", "skipped"]
+
+# How a lease may end; a retraction that was carried out, or had nothing to take back, ends as `retract`.
+Event = Literal["deliver", "bury", "skip", "retry", "retract"]
+
+STATES: tuple[State, ...] = ("pending", "leased", "delivered", "dead", "superseded", "retracted", "skipped")
+
+# Every arrow there is: (from, event) -> to. "recorded" is what a record is before it has any state.
+TRANSITIONS: Mapping[tuple[str, str], State] = MappingProxyType(
+    {
+        ("recorded", "accept"): "pending",
+        ("recorded", "skip"): "skipped",
+        ("pending", "lease"): "leased",
+        ("pending", "supersede"): "superseded",
+        ("pending", "retract"): "retracted",
+        ("leased", "lease"): "leased",  # only once the lease has expired
+        ("leased", "deliver"): "delivered",
+        ("leased", "bury"): "dead",
+        ("leased", "skip"): "skipped",
+        ("leased", "retry"): "pending",
+        ("leased", "supersede"): "superseded",  # a retry, after a newer judgement came
+        ("leased", "retract"): "retracted",  # a retry, after it was taken back; or a retraction carried out
+        ("dead", "requeue"): "pending",
+        ("dead", "supersede"): "superseded",  # a requeue, after a newer judgement came
+        ("dead", "retract"): "retracted",  # a requeue, after it was taken back
+    }
+)
+
+# Where a record waits while no exporter is configured: a destination of its own, so that it is counted like any
+# other, until `route` gives it to the real ones.
+UNROUTED = "unrouted"
+
+APP, RESPONSE, CONVERSATION = "app", "response", "conversation"
+
+
+@dataclass(frozen=True, slots=True)
+class PartState:
+    """What became of one part: `delivered`, `unclear`, `dead` or `skipped`, why, and what the vendor said."""
+
+    state: Literal["delivered", "unclear", "dead", "skipped"]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An earlier judgement under the same id, and what one destination may have of it, by kind of part."""
+
+    record: FeedbackRecord
+    parts: Mapping[str, PartState]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to deliver one record to one destination until `expires_at_unix_nano`.
+
+    `fence` is the token that settles it: it changes with each lease, so that a late worker settles nothing.
+    `parts` are the parts already settled, `earlier` the earlier revisions, oldest first.
+    """
+
+    record: FeedbackRecord
+    destination: str
+    sequence: int
+    fence: int
+    attempts: int
+    accepted_at_unix_nano: int
+    expires_at_unix_nano: int
+    parts: Mapping[str, PartState] = field(default_factory=dict)
+    earlier: Sequence[Revision] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a lease ends: an event of `TRANSITIONS`, and for `retry` when the record is due again.
+
+    `counts` says whether it was an attempt: being held back or paused is none.
+    """
+
+    event: Event
+    parts: Mapping[str, PartState]
+    reason: str | None = None
+    due_unix_nano: int = 0
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A key of some kind and the call that it names."""
+
+    kind: str
+    key: str
+    handle: FeedbackHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record to be put, where it goes, and where it is skipped at once, with the reason."""
+
+    record: FeedbackRecord
+    destinations: Sequence[str]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A judgement that waits for its key to turn up.
+
+    The record is complete but for its handle, which stands in for the call. `to` is where it shall go, `None` for
+    wherever records go when it is joined.
+    """
+
+    record: FeedbackRecord
+    kind: str
+    key: str
+    to: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationStats:
+    """The account of one destination.
+
+    `recorded` is always the sum of the others. `pending` counts leased records as well; `skipped` counts by reason.
+    `oldest_unix_nano` is when the oldest pending record was accepted.
+    """
+
+    recorded: int = 0
+    pending: int = 0
+    delivered: int = 0
+    dead: int = 0
+    superseded: int = 0
+    retracted: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    oldest_unix_nano: int | None = None
+    paused: str | None = None
+
+    @property
+    def is_conserved(self) -> bool:
+        """Whether every recorded judgement is accounted for."""
+        states = self.pending + self.delivered + self.dead + self.superseded + self.retracted
+        return self.recorded == states + sum(self.skipped.values())
+
+
+class CorrelationStore(Protocol):
+    """The index from keys to calls.
+
+    - A key is a text of some kind (`app`, `response`, `conversation`); kinds never mix.
+    - A key may name several calls. All are kept; the newest by `started_at` comes first, and of two that started
+      together the one bound last.
+    - Binding the same call to the same key again only updates what is known of the call.
+    - What `bind` returned from is visible to every process that uses the same store.
+    """
+
+    def bind(self, bindings: Sequence[Binding]) -> None:
+        """Keep several bindings at once."""
+        ...
+
+    def find(self, kind: str, key: str) -> Sequence[FeedbackHandle]:
+        """Answer the calls that a key names, newest first; none for an unknown key."""
+        ...
+
+
+class Outbox(Protocol):
+    """The durable queue of judgements, one line a destination.
+
+    - What `put` returned from survives what `durability` says.
+    - A record is kept once, with one delivery for each destination. Each delivery walks `TRANSITIONS` and no other
+      arrow.
+    - Records with the same id are revisions of one judgement, in the order in which they were put. Putting one
+      supersedes the pending deliveries of the older ones at the same destination; where it `retracts`, they become
+      retracted. A leased delivery goes on; should it ask to be retried, it is superseded or retracted instead.
+    - `lease` offers what is due, oldest first: pending deliveries, and leased ones whose lease ran out. It offers
+      nothing of a judgement while an older revision is leased at that destination, nothing of a paused destination,
+      and nothing twice while a lease lasts. Each lease has a new fence.
+    - `settle` takes effect only with the fence of the newest lease, and says whether it did.
+    """
+
+    durability: str
+
+    def put(
+        self, record: FeedbackRecord, destinations: Sequence[str], *, skipped: Mapping[str, str] | None = None
+    ) -> None:
+        """Accept one record; where it is `skipped` at once, the reason is kept."""
+        ...
+
+    def put_many(self, entries: Sequence[Entry]) -> None:
+        """Accept several records, all or none."""
+        ...
+
+    def lease(self, destination: str, *, limit: int, duration_millis: int) -> Sequence[Lease]:
+        """Take what is due at one destination, at most `limit` records."""
+        ...
+
+    def settle(self, lease: Lease, settlement: Settlement) -> bool:
+        """End a lease; answer whether it was still the newest."""
+        ...
+
+    def next_due(self, destination: str) -> int | None:
+        """Say when, in Unix nanoseconds, something will be due at a destination; `None` when nothing waits."""
+        ...
+
+    def pause(self, destination: str, *, reason: str, until_unix_nano: int) -> None:
+        """Offer nothing of a destination until then."""
+        ...
+
+    def resume(self, destination: str) -> None:
+        """End a pause."""
+        ...
+
+    def requeue(self, record_id: str, destination: str) -> bool:
+        """Make a dead delivery pending again; where a newer judgement came since, it is superseded instead."""
+        ...
+
+    def route(self, destinations: Sequence[str]) -> int:
+        """Give the records that wait as unrouted to these destinations; say how many there were."""
+        ...
+
+    def latest(self, record_id: str) -> FeedbackRecord | None:
+        """Answer the newest record under an id."""
+        ...
+
+    def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
+        """Answer the newest judgement of the same span under the same name that somebody else's id holds."""
+        ...
+
+    def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
+        """Answer what became of the newest record under an id, by destination; `None` for an unknown id."""
+        ...
+
+    def stats(self) -> Mapping[str, DestinationStats]:
+        """Answer the account of each destination that ever got a record."""
+        ...
+
+    def park(self, parked: Parked) -> None:
+        """Keep a judgement whose key is not known yet; parking under the same id again replaces it."""
+        ...
+
+    def parked(self, kind: str, key: str) -> Sequence[Parked]:
+        """Answer the judgements that wait for a key, oldest first."""
+        ...
+
+    def unpark(self, parked_id: str, entry: Entry) -> bool:
+        """Put a parked judgement's record; from now on its parked id means the record. False if it was done."""
+        ...
+
+
+class Store(CorrelationStore, Outbox, Protocol):
+    """Both ports in one, with a life cycle.
+
+    `url` names the store in messages. `close` is idempotent. A store may be used from any thread.
+    """
+
+    url: str
+
+    def open(self) -> None:
+        """Open files or connections; does nothing when it is open."""
+        ...
+
+    def close(self) -> None:
+        """Close what was opened."""
+        ...

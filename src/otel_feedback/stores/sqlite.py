@@ -1,0 +1,594 @@
+"""The embedded store: one SQLite file that any number of processes share."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic_core
+
+from otel_feedback._handle import FeedbackHandle
+from otel_feedback._record import (
+    DeliveryStatus,
+    FeedbackRecord,
+    handle_from_json,
+    handle_to_json,
+    record_from_json,
+    record_to_json,
+)
+from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
+from otel_feedback.exceptions import StoreError
+from otel_feedback.stores import (
+    TRANSITIONS,
+    UNROUTED,
+    Binding,
+    DestinationStats,
+    Entry,
+    Lease,
+    Parked,
+    PartState,
+    Revision,
+    Settlement,
+)
+
+# "otfb": marks a file as ours (https://www.sqlite.org/pragma.html#pragma_application_id).
+APPLICATION_ID = 0x6F746662
+SCHEMA_VERSION = 1
+
+# A writer holds the lock for one small transaction; whoever waits this long has found a stuck process.
+BUSY_TIMEOUT_MILLIS = 10_000
+
+SCHEMA = """
+CREATE TABLE keys (
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    call TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    handle TEXT NOT NULL,
+    UNIQUE (kind, key, call)
+);
+CREATE TABLE records (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    call TEXT NOT NULL,
+    name TEXT NOT NULL,
+    retracts INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    UNIQUE (id, revision)
+);
+CREATE INDEX records_by_call ON records (call, name);
+CREATE TABLE deliveries (
+    destination TEXT NOT NULL,
+    sequence INTEGER NOT NULL REFERENCES records (sequence),
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    due INTEGER NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    fence INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    parts TEXT,
+    PRIMARY KEY (destination, sequence)
+) WITHOUT ROWID;
+CREATE INDEX deliveries_by_id ON deliveries (id, destination, sequence);
+CREATE INDEX deliveries_due ON deliveries (destination, due, sequence) WHERE state IN ('pending', 'leased');
+CREATE TABLE pauses (destination TEXT PRIMARY KEY, until INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE parked (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    destinations TEXT,
+    body TEXT NOT NULL,
+    record_id TEXT
+);
+CREATE INDEX parked_by_key ON parked (kind, key) WHERE record_id IS NULL;
+"""
+
+BIND = """
+INSERT INTO keys (kind, key, call, started_at, handle) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (kind, key, call) DO UPDATE SET started_at = excluded.started_at, handle = excluded.handle
+"""
+FIND = "SELECT handle FROM keys WHERE kind = ? AND key = ? ORDER BY started_at DESC, rowid DESC"
+
+NEXT_REVISION = "SELECT coalesce(max(revision) + 1, 0) FROM records WHERE id = ?"
+INSERT_RECORD = "INSERT INTO records (id, revision, call, name, retracts, body) VALUES (?, ?, ?, ?, ?, ?)"
+REPLACE_PENDING = "UPDATE deliveries SET state = ? WHERE id = ? AND destination = ? AND state = 'pending'"
+INSERT_DELIVERY = """
+INSERT INTO deliveries (destination, sequence, id, state, due, accepted_at, reason) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+
+LEASABLE = """
+SELECT d.sequence, d.fence, d.attempts, d.accepted_at, d.parts, r.body, r.revision
+FROM deliveries AS d JOIN records AS r ON r.sequence = d.sequence
+WHERE d.destination = :destination AND d.state IN ('pending', 'leased') AND d.due <= :now
+AND (r.revision = 0 OR NOT EXISTS (
+    SELECT 1 FROM deliveries AS older
+    WHERE older.id = d.id AND older.destination = d.destination AND older.sequence < d.sequence
+    AND older.state = 'leased'
+))
+ORDER BY d.due, d.sequence LIMIT :limit
+"""
+LEASE = """
+UPDATE deliveries SET state = 'leased', fence = fence + 1, due = ? WHERE destination = ? AND sequence = ?
+"""
+EARLIER = """
+SELECT r.body, r.revision, d.parts FROM deliveries AS d JOIN records AS r ON r.sequence = d.sequence
+WHERE d.id = ? AND d.destination = ? AND d.sequence < ? ORDER BY d.sequence
+"""
+HELD_LEASE = "SELECT attempts FROM deliveries WHERE destination = ? AND sequence = ? AND fence = ? AND state = 'leased'"
+NEWER = """
+SELECT r.retracts FROM deliveries AS d JOIN records AS r ON r.sequence = d.sequence
+WHERE d.id = ? AND d.destination = ? AND d.sequence > ? ORDER BY d.sequence DESC LIMIT 1
+"""
+SETTLE = """
+UPDATE deliveries SET state = ?, due = ?, attempts = ?, reason = ?, parts = ? WHERE destination = ? AND sequence = ?
+"""
+NEXT_DUE = "SELECT min(due) FROM deliveries WHERE destination = ? AND state IN ('pending', 'leased')"
+DEAD = (
+    "SELECT sequence FROM deliveries WHERE id = ? AND destination = ? AND state = 'dead' ORDER BY sequence DESC LIMIT 1"
+)
+REQUEUE = (
+    "UPDATE deliveries SET state = ?, due = ?, attempts = 0, accepted_at = ? WHERE destination = ? AND sequence = ?"
+)
+
+PAUSE = """
+INSERT INTO pauses (destination, until, reason) VALUES (?, ?, ?)
+ON CONFLICT (destination) DO UPDATE SET until = excluded.until, reason = excluded.reason
+"""
+PAUSES = "SELECT destination, until, reason FROM pauses WHERE until > ?"
+RESUME = "DELETE FROM pauses WHERE destination = ?"
+
+WAITING = "SELECT sequence, id, accepted_at FROM deliveries WHERE destination = ? AND state = 'pending'"
+STOP_WAITING = "DELETE FROM deliveries WHERE destination = ? AND state = 'pending'"
+
+LATEST = "SELECT sequence, body, revision FROM records WHERE id = ? ORDER BY revision DESC LIMIT 1"
+STANDING = """
+SELECT r.body, r.revision, r.retracts FROM records AS r
+WHERE r.call = ? AND r.name = ? AND r.id <> ?
+AND r.revision = (SELECT max(revision) FROM records AS same WHERE same.id = r.id)
+ORDER BY r.sequence DESC
+"""
+STATUS = "SELECT destination, state, reason, attempts FROM deliveries WHERE id = ? AND sequence = ?"
+COUNTS = """
+SELECT destination, state, CASE WHEN state = 'skipped' THEN reason END, count(*), min(accepted_at)
+FROM deliveries GROUP BY 1, 2, 3
+"""
+
+PARK = "INSERT OR REPLACE INTO parked (id, kind, key, destinations, body) VALUES (?, ?, ?, ?, ?)"
+PARKED = """
+SELECT kind, key, destinations, body FROM parked WHERE kind = ? AND key = ? AND record_id IS NULL ORDER BY rowid
+"""
+UNPARK = "UPDATE parked SET record_id = ? WHERE id = ? AND record_id IS NULL"
+JOINED = "SELECT record_id, body FROM parked WHERE id = ?"
+
+# Connections that a forked child inherited: closing one would release its parent's locks
+# (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_), so they are kept, unused.
+_INHERITED: list[sqlite3.Connection] = []
+
+
+class SQLiteStore:
+    """The index and the outbox in one SQLite file in WAL mode, one transaction a method.
+
+    Args:
+        path: the file; it and its directory are made when they are missing.
+
+        durability: `disk` syncs each commit (`synchronous=FULL`), `process` leaves that to checkpoints (`NORMAL`).
+
+        clock: what tells the time.
+
+    The path is taken as it was when the store was made, so a later change of directory does not move it.
+    """
+
+    def __init__(
+        self, path: str | Path, *, durability: Literal["disk", "process"] = "disk", clock: Clock | None = None
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.url = f"sqlite:///{self.path}"
+        self.durability: str = durability
+        self._clock = clock or SystemClock()
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        """Name the file and whether it is open."""
+        return f"<SQLiteStore path={str(self.path)!r} {'closed' if self._connection is None else 'open'}>"
+
+    # --- life cycle ---
+
+    def open(self) -> None:
+        """Open the file, making it when it is missing.
+
+        Raises:
+            StoreError: when it cannot be made or written, is not ours, or was written by a newer release.
+        """
+        with self._transaction():
+            pass
+
+    def close(self) -> None:
+        """Close the file; using the store again opens it again."""
+        self._leave_parent()
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run one write transaction and translate SQLite's errors, here and nowhere else."""
+        self._leave_parent()
+        with self._lock:
+            try:
+                connection = self._connection = self._connection or self._connect()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise StoreError(f"the store {self.url} failed: {error}", store=self.url) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Read without taking the writers' lock."""
+        self._leave_parent()
+        with self._lock:
+            try:
+                connection = self._connection = self._connection or self._connect()
+                yield connection
+            except sqlite3.Error as error:
+                raise StoreError(f"the store {self.url} failed: {error}", store=self.url) from error
+
+    def _leave_parent(self) -> None:
+        """In a forked child, let go of the parent's connection and lock."""
+        if self._pid != os.getpid():
+            if self._connection is not None:
+                _INHERITED.append(self._connection)
+            self._connection, self._lock, self._pid = None, threading.RLock(), os.getpid()
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, check whose it is, and bring its schema up."""
+        self._make_directory()
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_MILLIS / 1_000, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # Under one lock, so that of two processes that start together one makes the tables and the other
+            # finds them. Changing the journal mode inside of it is not possible, and does not need to be.
+            connection.execute("BEGIN IMMEDIATE")
+            self._check_or_create(connection)
+            connection.execute("COMMIT")
+            self._use_wal(connection)
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self.durability == 'disk' else 'NORMAL'}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _make_directory(self) -> None:
+        """Make the file's directory; our own default one gets a `.gitignore`, as pytest's cache does."""
+        directory = self.path.parent
+        if directory.is_dir():
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if directory.name == ".otel_feedback":
+                (directory / ".gitignore").write_text("# made by otel-feedback\n*\n", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"the directory of the store {self.url} cannot be made: {error}", store=self.url
+            ) from error
+
+    def _check_or_create(self, connection: sqlite3.Connection) -> None:
+        """Refuse a file that is not ours or is newer than this release; fill an empty one."""
+        application_id = _scalar(connection, "PRAGMA application_id")
+        version = _scalar(connection, "PRAGMA user_version")
+        if application_id == 0 and version == 0 and _scalar(connection, "SELECT count(*) FROM sqlite_master") == 0:
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif application_id != APPLICATION_ID:
+            raise StoreError(
+                f"{self.path} is another program's database; give the store a file of its own", store=self.url
+            )
+        elif version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} was written by a newer release of otel-feedback (schema {version}, this one knows "
+                f"{SCHEMA_VERSION}); upgrade this process too",
+                store=self.url,
+            )
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to WAL; SQLite does not wait for other openers while it switches, so this does."""
+        deadline = self._clock.monotonic_nano() + BUSY_TIMEOUT_MILLIS * NANOS_PER_MILLI
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if self._clock.monotonic_nano() > deadline:
+                    raise
+                threading.Event().wait(0.01)
+            else:
+                return
+
+    # --- the index ---
+
+    def bind(self, bindings: Sequence[Binding]) -> None:
+        """Keep several bindings at once."""
+        rows = [
+            (b.kind, b.key, call_of(b.handle), b.handle.started_at or 0, handle_to_json(b.handle)) for b in bindings
+        ]
+        with self._transaction() as connection:
+            connection.executemany(BIND, rows)
+
+    def find(self, kind: str, key: str) -> Sequence[FeedbackHandle]:
+        """Answer the calls that a key names, newest first."""
+        with self._reading() as connection:
+            return [handle_from_json(row[0]) for row in connection.execute(FIND, (kind, key))]
+
+    # --- the outbox ---
+
+    def put(
+        self, record: FeedbackRecord, destinations: Sequence[str], *, skipped: Mapping[str, str] | None = None
+    ) -> None:
+        """Accept one record."""
+        self.put_many([Entry(record, destinations, skipped or {})])
+
+    def put_many(self, entries: Sequence[Entry]) -> None:
+        """Accept several records, all or none."""
+        now = self._clock.time_unix_nano()
+        with self._transaction() as connection:
+            for entry in entries:
+                self._put(connection, entry, now)
+
+    def _put(self, connection: sqlite3.Connection, entry: Entry, now: int) -> None:
+        record = entry.record
+        revision = _scalar(connection, NEXT_REVISION, (record.id,))
+        sequence = connection.execute(
+            INSERT_RECORD,
+            (
+                record.id,
+                revision,
+                call_of(record.handle),
+                record.name,
+                record.retracts,
+                record_to_json(record),
+            ),
+        ).lastrowid
+        replaced = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
+        for destination in entry.destinations:
+            if revision:
+                connection.execute(REPLACE_PENDING, (replaced, record.id, destination))
+            reason = entry.skipped.get(destination)
+            state = TRANSITIONS["recorded", "accept" if reason is None else "skip"]
+            connection.execute(INSERT_DELIVERY, (destination, sequence, record.id, state, now, now, reason))
+
+    def lease(self, destination: str, *, limit: int, duration_millis: int) -> Sequence[Lease]:
+        """Take what is due at one destination."""
+        now = self._clock.time_unix_nano()
+        expires_at = now + duration_millis * NANOS_PER_MILLI
+        with self._transaction() as connection:
+            if destination in self._pauses(connection, now):
+                return []
+            found = connection.execute(LEASABLE, {"destination": destination, "now": now, "limit": limit}).fetchall()
+            leases = []
+            for sequence, fence, attempts, accepted_at, parts, body, revision in found:
+                connection.execute(LEASE, (expires_at, destination, sequence))
+                record = record_from_json(body, revision=revision)
+                leases.append(
+                    Lease(
+                        record=record,
+                        destination=destination,
+                        sequence=sequence,
+                        fence=fence + 1,
+                        attempts=attempts,
+                        accepted_at_unix_nano=accepted_at,
+                        expires_at_unix_nano=expires_at,
+                        parts=_parts(parts),
+                        earlier=_earlier(connection, record, destination, sequence) if revision else (),
+                    )
+                )
+            return leases
+
+    def settle(self, lease: Lease, settlement: Settlement) -> bool:
+        """End a lease; answer whether it was still the newest."""
+        place = (lease.destination, lease.sequence)
+        with self._transaction() as connection:
+            if connection.execute(HELD_LEASE, (*place, lease.fence)).fetchone() is None:
+                return False
+            event: str = settlement.event
+            if event == "retry":
+                event = _event_after_newer(connection, lease.record.id, *place) or event
+            connection.execute(
+                SETTLE,
+                (
+                    TRANSITIONS["leased", event],
+                    settlement.due_unix_nano,
+                    lease.attempts + settlement.counts,
+                    settlement.reason,
+                    _parts_to_json(settlement.parts),
+                    *place,
+                ),
+            )
+            return True
+
+    def next_due(self, destination: str) -> int | None:
+        """Say when something will be due at a destination."""
+        with self._reading() as connection:
+            due: int | None = _scalar(connection, NEXT_DUE, (destination,))
+            pause = self._pauses(connection, self._clock.time_unix_nano()).get(destination)
+            return due if due is None or pause is None else max(due, pause[0])
+
+    def pause(self, destination: str, *, reason: str, until_unix_nano: int) -> None:
+        """Offer nothing of a destination until then."""
+        with self._transaction() as connection:
+            connection.execute(PAUSE, (destination, until_unix_nano, reason))
+
+    def resume(self, destination: str) -> None:
+        """End a pause."""
+        with self._transaction() as connection:
+            connection.execute(RESUME, (destination,))
+
+    def requeue(self, record_id: str, destination: str) -> bool:
+        """Make a dead delivery pending again, or superseded where a newer judgement came since."""
+        now = self._clock.time_unix_nano()
+        with self._transaction() as connection:
+            sequence = _scalar(connection, DEAD, (record_id, destination))
+            if sequence is None:
+                return False
+            event = _event_after_newer(connection, record_id, destination, sequence) or "requeue"
+            connection.execute(REQUEUE, (TRANSITIONS["dead", event], now, now, destination, sequence))
+            return True
+
+    def route(self, destinations: Sequence[str]) -> int:
+        """Give the records that wait as unrouted to these destinations."""
+        with self._transaction() as connection:
+            waiting = connection.execute(WAITING, (UNROUTED,)).fetchall()
+            for sequence, record_id, accepted_at in waiting:
+                for destination in destinations:
+                    connection.execute(
+                        INSERT_DELIVERY,
+                        (destination, sequence, record_id, "pending", accepted_at, accepted_at, None),
+                    )
+            connection.execute(STOP_WAITING, (UNROUTED,))
+            return len(waiting)
+
+    def latest(self, record_id: str) -> FeedbackRecord | None:
+        """Answer the newest record under an id."""
+        with self._reading() as connection:
+            found = connection.execute(LATEST, (_joined_id(connection, record_id),)).fetchone()
+            return None if found is None else record_from_json(found[1], revision=found[2])
+
+    def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
+        """Answer the newest judgement of the same span and name that somebody else's id holds."""
+        with self._reading() as connection:
+            others = connection.execute(STANDING, (call_of(record.handle), record.name, record.id))
+            return next(
+                (record_from_json(body, revision=revision) for body, revision, retracts in others if not retracts),
+                None,
+            )
+
+    def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
+        """Answer what became of the newest record under an id, by destination."""
+        with self._reading() as connection:
+            joined_id = _joined_id(connection, record_id)
+            found = connection.execute(LATEST, (joined_id,)).fetchone()
+            if found is None:
+                return {} if connection.execute(JOINED, (record_id,)).fetchone() else None
+            rows = connection.execute(STATUS, (joined_id, found[0])).fetchall()
+            return {name: DeliveryStatus(state, reason, attempts) for name, state, reason, attempts in rows}
+
+    def stats(self) -> Mapping[str, DestinationStats]:
+        """Answer the account of each destination that ever got a record."""
+        with self._reading() as connection:
+            pauses = self._pauses(connection, self._clock.time_unix_nano())
+            rows = connection.execute(COUNTS).fetchall()
+        return {
+            destination: _account(
+                [row[1:] for row in rows if row[0] == destination], pauses.get(destination, (0, None))[1]
+            )
+            for destination in dict.fromkeys(row[0] for row in rows)
+        }
+
+    def _pauses(self, connection: sqlite3.Connection, now: int) -> dict[str, tuple[int, str]]:
+        return {name: (until, reason) for name, until, reason in connection.execute(PAUSES, (now,))}
+
+    # --- judgements that wait for their key ---
+
+    def park(self, parked: Parked) -> None:
+        """Keep a judgement whose key is not known yet."""
+        to = None if parked.to is None else pydantic_core.to_json(parked.to).decode()
+        with self._transaction() as connection:
+            connection.execute(PARK, (parked.record.id, parked.kind, parked.key, to, record_to_json(parked.record)))
+
+    def parked(self, kind: str, key: str) -> Sequence[Parked]:
+        """Answer the judgements that wait for a key, oldest first."""
+        with self._reading() as connection:
+            return [
+                Parked(
+                    record_from_json(body),
+                    kind,
+                    key,
+                    None if to is None else tuple(pydantic_core.from_json(to)),
+                )
+                for kind, key, to, body in connection.execute(PARKED, (kind, key)).fetchall()
+            ]
+
+    def unpark(self, parked_id: str, entry: Entry) -> bool:
+        """Put a parked judgement's record; from now on its parked id means the record."""
+        now = self._clock.time_unix_nano()
+        with self._transaction() as connection:
+            if connection.execute(UNPARK, (entry.record.id, parked_id)).rowcount == 0:
+                return False
+            self._put(connection, entry, now)
+            return True
+
+
+def call_of(handle: FeedbackHandle) -> str:
+    """Write a call's place as one text: trace id and span id."""
+    return f"{handle.trace_id}{handle.span_id}"
+
+
+def _scalar(connection: sqlite3.Connection, sql: str, parameters: Sequence[object] = ()) -> Any:
+    """Read the first column of the first row."""
+    row = connection.execute(sql, parameters).fetchone()
+    return None if row is None else row[0]
+
+
+def _event_after_newer(connection: sqlite3.Connection, record_id: str, destination: str, sequence: int) -> str | None:
+    """Name what happens to a delivery that would wait again, when a newer revision came."""
+    newer = connection.execute(NEWER, (record_id, destination, sequence)).fetchone()
+    if newer is None:
+        return None
+    return "retract" if newer[0] else "supersede"
+
+
+def _earlier(connection: sqlite3.Connection, record: FeedbackRecord, destination: str, sequence: int) -> list[Revision]:
+    """Read the earlier revisions at one destination, oldest first."""
+    rows = connection.execute(EARLIER, (record.id, destination, sequence)).fetchall()
+    return [Revision(record_from_json(body, revision=revision), _parts(parts)) for body, revision, parts in rows]
+
+
+def _parts(text: str | None) -> dict[str, PartState]:
+    """Read the settled parts of a delivery."""
+    return {} if text is None else {kind: PartState(*state) for kind, state in pydantic_core.from_json(text).items()}
+
+
+def _parts_to_json(parts: Mapping[str, PartState]) -> str | None:
+    """Write the settled parts of a delivery."""
+    written = {kind: (part.state, part.reason) for kind, part in parts.items()}
+    return pydantic_core.to_json(written).decode() if written else None
+
+
+def _joined_id(connection: sqlite3.Connection, record_id: str) -> str:
+    """Follow a parked judgement's id to its record."""
+    return _scalar(connection, JOINED, (record_id,)) or record_id
+
+
+def _account(rows: Sequence[tuple[str, str | None, int, int]], paused: str | None) -> DestinationStats:
+    """Add up one destination's counts by state and reason."""
+    counts: dict[str, int] = {}
+    for state, _, count, _ in rows:
+        counts[state] = counts.get(state, 0) + count
+    waiting = [oldest for state, _, _, oldest in rows if state in ("pending", "leased")]
+    return DestinationStats(
+        recorded=sum(counts.values()),
+        pending=counts.get("pending", 0) + counts.get("leased", 0),
+        delivered=counts.get("delivered", 0),
+        dead=counts.get("dead", 0),
+        superseded=counts.get("superseded", 0),
+        retracted=counts.get("retracted", 0),
+        skipped={reason or "": count for state, reason, count, _ in rows if state == "skipped"},
+        oldest_unix_nano=min(waiting, default=None),
+        paused=paused,
+    )
