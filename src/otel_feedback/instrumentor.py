@@ -14,9 +14,7 @@ from otel_feedback.exceptions import MissingExtraError
 from otel_feedback.processor import install
 
 try:
-    from opentelemetry.instrumentation.instrumentor import (
-        BaseInstrumentor,  # type: ignore[attr-defined]  # the module lists no exports
-    )
+    from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # no stubs
 except ImportError as error:
     raise MissingExtraError(
         "FeedbackInstrumentor needs opentelemetry-instrumentation: pip install 'otel-feedback[auto]'",
