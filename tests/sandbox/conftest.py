@@ -14,6 +14,8 @@ from otel_feedback.sandbox import Sandbox, Switches
 from otel_feedback.sandbox._app import build
 from otel_feedback.sandbox._braintrust import project_id
 from otel_feedback.sandbox._core import Core
+from otel_feedback.sandbox._limits import Limits
+from otel_feedback.sandbox._state import mistargeted
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 ROOT = "b7ad6b7169203331"
@@ -101,9 +103,9 @@ def otlp(*spans, resource=None):
 class Bench:
     """The sandbox's app, called in this process."""
 
-    def __init__(self, **switches):
+    def __init__(self, *, limits=None, **switches):
         self.clock = Clock()
-        self.core = Core(Switches(**switches), self.clock, random.Random(7))
+        self.core = Core(Switches(**switches), self.clock, random.Random(7), limits=limits or Limits())
         self.app, _ = build(self.core, lambda: None)
         self.project = project_id("sandbox")
 
@@ -140,6 +142,9 @@ class Bench:
     def state(self):
         return self.core.state()
 
+    def mistargeted(self, expected):
+        return mistargeted(self.core.state(), expected)
+
     def only(self):
         """Answer the one feedback that there is."""
         (entry,) = self.state()["feedback"]
@@ -169,7 +174,14 @@ def bench_with():
     return Bench
 
 
-@pytest.fixture
-def sandbox():
+@pytest.fixture(scope="session")
+def running_sandbox():
     with Sandbox(rng=random.Random(7)) as running:
         yield running
+
+
+@pytest.fixture
+def sandbox(running_sandbox):
+    """Answer a running sandbox that knows nothing yet: starting one for each test would take a tenth of a second."""
+    running_sandbox.reset()
+    return running_sandbox

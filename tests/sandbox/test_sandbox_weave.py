@@ -61,7 +61,7 @@ class TestCreate:
                 {"project_id": "acme%2Fchat", "weave_ref": f"weave:///acme/my%20chat/call/{ROOT}"},
                 ["encoded_project", "project_mismatch", "wrong_project"],
             ),
-            ({"project_id": "chat"}, ["malformed_project"]),
+            ({"project_id": "chat"}, ["malformed_project", "project_mismatch"]),
             ({"wb_user_id": "me"}, ["client_wb_user_id"]),
             ({"feedback_type": "wandb.mine", "payload": {"value": 1}}, ["reserved_type"]),
         ],

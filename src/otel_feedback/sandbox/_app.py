@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -96,7 +97,7 @@ class _Endpoint:
         await _answer(reply, self.life, scope, receive, send)
 
     async def _read(self, request: Request) -> Incoming:
-        raw, body, refusal = await _read_body(request)
+        raw, body, refusal = await _read_body(request, self.core.limits.body_bytes)
         prefix = f"/{self.vendor}"
         is_known = (self.vendor, request.method, self.template) in HANDLERS
         return Incoming(
@@ -115,12 +116,12 @@ class _Endpoint:
         )
 
 
-async def _read_body(request: Request) -> tuple[bytes, bytes | None, tuple[int, str, str] | None]:
+async def _read_body(request: Request, limit: int) -> tuple[bytes, bytes | None, tuple[int, str, str] | None]:
     """Answer the body as sent, the body unpacked, and why there is none."""
     raw = b""
     try:
-        raw = await read_capped(request.stream())
-        return raw, unpack(raw, request.headers.get("content-encoding", "").strip().lower()), None
+        raw = await read_capped(request.stream(), limit)
+        return raw, unpack(raw, request.headers.get("content-encoding", "").strip().lower(), limit), None
     except BodyTooLargeError as error:
         return raw, None, (413, "body_too_large", str(error))
     except ValueError as error:
@@ -196,12 +197,13 @@ async def _page(core: Core, request: Request) -> Response:
 
 
 async def _state(core: Core, _: Request) -> Response:
-    return JSONResponse(core.state())
+    # not Starlette's own JSON: what clients sent may hold lone surrogates, which are JSON but no UTF-8
+    return Response(json.dumps(core.state()), media_type="application/json")
 
 
 async def _inject(core: Core, request: Request) -> Response:
     try:
-        fault = Fault.from_json(read_json(await read_capped(request.stream())))
+        fault = Fault.from_json(read_json(await read_capped(request.stream(), core.limits.body_bytes)))
         core.inject(fault)
     except (TypeError, ValueError) as error:
         return JSONResponse({"message": str(error)}, 400)

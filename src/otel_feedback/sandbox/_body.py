@@ -10,27 +10,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
-MAX_BODY_BYTES = 10 * 1024 * 1024
-"""The largest body, packed or unpacked: an export of some ten thousand spans."""
-
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class BodyTooLargeError(ValueError):
-    """A body over `MAX_BODY_BYTES`."""
+    """A body over the limit."""
 
 
-async def read_capped(chunks: AsyncIterable[bytes]) -> bytes:
+async def read_capped(chunks: AsyncIterable[bytes], limit: int) -> bytes:
     """Read a body, at most so much of it."""
     body = bytearray()
     async for chunk in chunks:
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLargeError(f"the body has more than {MAX_BODY_BYTES} bytes")
+        if len(body) > limit:
+            raise BodyTooLargeError(f"the body has more than {limit} bytes")
     return bytes(body)
 
 
-def unpack(body: bytes, encoding: str) -> bytes:
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
     """Undo a content encoding; raises `ValueError` where it cannot be undone."""
     if encoding in {"", "identity"}:
         return body
@@ -38,11 +35,11 @@ def unpack(body: bytes, encoding: str) -> bytes:
         raise ValueError(f"the content encoding {encoding!r} is unknown")
     unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
-        unpacked = unpacker.decompress(body, MAX_BODY_BYTES + 1)
+        unpacked = unpacker.decompress(body, limit + 1)
     except zlib.error as error:
         raise ValueError(f"the body is no {encoding}") from error
-    if len(unpacked) > MAX_BODY_BYTES:
-        raise BodyTooLargeError(f"the unpacked body has more than {MAX_BODY_BYTES} bytes")
+    if len(unpacked) > limit:
+        raise BodyTooLargeError(f"the unpacked body has more than {limit} bytes")
     if not unpacker.eof:
         raise ValueError(f"the {encoding} body breaks off")
     return unpacked

@@ -269,7 +269,10 @@ def _kept(items: Sequence[Item], switches: Switches) -> list[Item]:
 
 
 def _batch_flags(items: Sequence[Item]) -> tuple[Flag, ...]:
-    return flags_of("braintrust", [("row_twice", row_id) for row_id in _rows_twice(items)])
+    """Remark upon what no entry could tell: a row twice in a request, an item that says nothing."""
+    found = [("row_twice", row_id) for row_id in _rows_twice(items)]
+    found += [("empty_item", item["id"]) for item in items if not _says(item, None)]
+    return flags_of("braintrust", found)
 
 
 def _rows_twice(items: Sequence[Item]) -> list[str]:
@@ -357,14 +360,7 @@ def _project(name: str) -> dict[str, Any]:
 
 def item_flags(item: Item) -> list[tuple[str, str]]:
     """Find what is remarkable about a feedback item, whatever has arrived besides."""
-    tags = item.get("tags") or []
-    found = [("repeated_tag", tag) for tag, count in Counter(tags).items() if count > 1]
-    if (
-        not any(item.get(name) is not None for name in ("scores", "comment", "tags"))
-        and "expected" not in item
-    ):
-        found.append(("empty_item", item["id"]))
-    return found
+    return [("repeated_tag", tag) for tag, count in Counter(item.get("tags") or ()).items() if count > 1]
 
 
 def score_flags_in(body: object) -> list[tuple[str, str]]:

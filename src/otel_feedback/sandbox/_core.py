@@ -14,6 +14,7 @@ from . import _braintrust, _orq, _weave, _weave_client
 from ._call import Call
 from ._faults import STORING_KINDS, Fault, FaultPlan
 from ._ledger import Ledger
+from ._limits import Limits
 from ._model import Answer, Flag, Outcome, ReceivedRequest, State, Vendor
 from ._state import state_of
 
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     import random
 
     from ._switches import Switches
-
-MAX_LOGGED_BODY_BYTES = 1024 * 1024
-"""The longest body kept with a request: any feedback, though not every export of spans."""
-
-MAX_LOGGED_BYTES = 64 * 1024 * 1024
-"""What all kept requests together may weigh; the oldest go first."""
-
-MAX_LOGGED_REQUESTS = 100_000
-"""The same as a number; the oldest go first."""
 
 CREDENTIALS = frozenset({"authorization", "wandb-api-key", "cookie", "proxy-authorization"})
 """Headers that are never kept."""
@@ -117,11 +109,14 @@ class Reply:
 class Core:
     """All that the sandbox knows, behind one lock."""
 
-    def __init__(self, switches: Switches, clock: Callable[[], int], rng: random.Random) -> None:
+    def __init__(
+        self, switches: Switches, clock: Callable[[], int], rng: random.Random, *, limits: Limits
+    ) -> None:
+        self.limits = limits
         self._switches = switches
         self._clock = clock
         self._lock = threading.RLock()
-        self._ledger = Ledger()
+        self._ledger = Ledger(limits)
         self._faults = FaultPlan(rng)
         self._requests: dict[int, ReceivedRequest] = {}
         self._logged_bytes = 0
@@ -215,7 +210,7 @@ class Core:
             path=incoming.whole_path,
             query=incoming.query_text,
             headers={name: value for name, value in incoming.headers.items() if name not in CREDENTIALS},
-            body=incoming.raw_body[:MAX_LOGGED_BODY_BYTES],
+            body=incoming.raw_body[:self.limits.logged_body_bytes],
             received_at_unix_nano=now,
             status=status,
             fault=fault.kind if fault is not None else None,
@@ -223,7 +218,7 @@ class Core:
         self._requests[sequence] = request
         self._received += 1
         self._logged_bytes += len(request.body)
-        while self._logged_bytes > MAX_LOGGED_BYTES or len(self._requests) > MAX_LOGGED_REQUESTS:
+        while self._logged_bytes > self.limits.logged_bytes or len(self._requests) > self.limits.logged_requests:
             oldest = self._requests.pop(next(iter(self._requests)))
             self._logged_bytes -= len(oldest.body)
 

@@ -8,25 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._model import Flag, Outcome, Span, Submission, Vendor
-
-MAX_SPANS = 50_000
-"""A long chaos run exports some ten thousand spans to three vendors."""
-
-MAX_SUBMISSIONS = 50_000
-"""The same for what is submitted."""
-
-MAX_FLAGS = 10_000
-"""Nobody reads more; later ones are dropped, since each is also in the list of requests."""
-
-MAX_STORED_BYTES = 256 * 1024 * 1024
-"""A developer's machine has that to spare; a runaway client must not take all of it."""
-
+    from ._limits import Limits
+from ._model import Flag, Outcome, Span, Submission, Vendor
 
 @dataclass(slots=True)
 class Ledger:
     """All that vendors took, in the order in which it came."""
 
+    limits: Limits
     _spans: dict[tuple[str, str, str, str, str], Span] = field(default_factory=dict)
     _submissions: list[Submission] = field(default_factory=list)
     _flags: list[Flag] = field(default_factory=list)
@@ -36,9 +25,9 @@ class Ledger:
         """Say whether an outcome fits below the limits."""
         size = sum(each.size_bytes for each in outcome.submissions)
         return (
-            len(self._spans) + len(outcome.spans) <= MAX_SPANS
-            and len(self._submissions) + len(outcome.submissions) <= MAX_SUBMISSIONS
-            and self._stored_bytes + size <= MAX_STORED_BYTES
+            len(self._spans) + len(outcome.spans) <= self.limits.spans
+            and len(self._submissions) + len(outcome.submissions) <= self.limits.submissions
+            and self._stored_bytes + size <= self.limits.stored_bytes
         )
 
     def apply(self, outcome: Outcome, sequence: int) -> None:
@@ -51,7 +40,7 @@ class Ledger:
 
     def remark(self, flags: Sequence[Flag]) -> None:
         """Keep flags that belong to no stored feedback."""
-        self._flags.extend(flags[: MAX_FLAGS - len(self._flags)])
+        self._flags.extend(flags[: self.limits.flags - len(self._flags)])
 
     def forget(self) -> None:
         """Start anew."""

@@ -95,7 +95,7 @@ class ReceivedRequest:
     query: str
     headers: Mapping[str, str]
     body: bytes
-    """As sent (a gzip body is still gzip), at most `MAX_LOGGED_BODY_BYTES`."""
+    """As sent (a gzip body is still gzip), at most `Limits.logged_body_bytes`."""
 
     received_at_unix_nano: int
     status: int | None = None
@@ -241,7 +241,7 @@ def json_answer(status: int, content: object, headers: Mapping[str, str] | None 
 
 def text_answer(status: int, text: str) -> Answer:
     """Answer plain text, as Braintrust does when it refuses."""
-    return Answer(status, text.encode(), media_type="text/plain; charset=utf-8")
+    return Answer(status, text.encode("utf-8", "replace"), media_type="text/plain; charset=utf-8")
 
 
 def flags_of(vendor: Vendor, found: Sequence[tuple[str, str]]) -> tuple[Flag, ...]:

@@ -65,7 +65,10 @@ def _operands(operand: object, row: Row) -> list[Any]:
 
 def _compare(rule: Callable[[Any, Any], Any]) -> Callable[[object, Row], bool]:
     def compare(operand: object, row: Row) -> bool:
-        left, right = _operands(operand, row)
+        operands = _operands(operand, row)
+        if len(operands) != 2:
+            raise QueryError("a comparison takes two operands")
+        left, right = operands
         try:
             return bool(rule(left, right))
         except TypeError:
@@ -81,8 +84,8 @@ def _in(operand: object, row: Row) -> bool:
 
 
 def _contains(operand: object, row: Row) -> bool:
-    if not isinstance(operand, Mapping):
-        raise QueryError("$contains takes an object")
+    if not isinstance(operand, Mapping) or not {"input", "substr"} <= set(operand):
+        raise QueryError("$contains takes an object with input and substr")
     text, part = str(evaluate(operand["input"], row)), str(evaluate(operand["substr"], row))
     return part.lower() in text.lower() if operand.get("case_insensitive") else part in text
 

@@ -16,6 +16,7 @@ import uvicorn
 from ._app import Life, build
 from ._connection import ConnectionProtocol
 from ._core import Core
+from ._limits import Limits
 from ._model import FeedbackState, OTLPEndpoint, ReceivedRequest, State
 from ._state import mistargeted
 from ._switches import Switches
@@ -73,6 +74,7 @@ class Sandbox:
             Switches() if switches is None else switches,
             time.time_ns if clock is None else clock,
             random.Random() if rng is None else rng,  # noqa: S311  chance in tests guards nothing
+            limits=Limits(),
         )
         self._running: _Running | None = None
 

@@ -1,0 +1,142 @@
+"""The commands: what they take, what they print, and with which status they end."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from otel_feedback.cli import _demo
+from otel_feedback.cli._demo import Landing
+from otel_feedback.cli._demo_script import TURNS
+from otel_feedback.exceptions import FeedbackError
+from otel_feedback.sandbox import Sandbox, State
+
+# The port of the sandbox where none is given: "OTFB" on a telephone, and nobody's by IANA's registry.
+SANDBOX_PORT = 6832
+
+VENDORS = {"orq": "orq", "braintrust": "Braintrust", "weave": "W&B Weave"}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Join people's judgement to the OpenTelemetry span it is about.",
+)
+console = Console(highlight=False)
+
+
+@app.command()
+def sandbox(
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes any free one.")] = SANDBOX_PORT,
+) -> None:
+    """Start a stand-in for orq, Braintrust and W&B Weave on this machine, and print how to point an app at it.
+
+    It takes spans and feedback as the vendors do, keeps them in memory, and shows on one page what is joined to what.
+    Ctrl-C ends it.
+    """
+    with Sandbox(port=port) as running:
+        console.print("Set these where the app and its feedback run:\n")
+        for name, value in running.environment().items():
+            console.print(f"export {name}={value}", soft_wrap=True)
+        console.print("\nSend spans (OTLP over HTTP) to:\n")
+        for endpoint in running.otlp_endpoints():
+            console.print(f"  {VENDORS[endpoint.vendor]:<11} {endpoint.url}", soft_wrap=True)
+        console.print(f"\nLook at {running.url}/ (JSON: {running.url}/state)")
+        _serve()
+
+
+@app.command()
+def demo(
+    *,
+    live: Annotated[
+        bool, typer.Option("--live", help="Use the real vendors whose keys are in the environment.")
+    ] = False,
+    serve: Annotated[
+        bool | None, typer.Option("--serve/--exit", help="Keep the page up until Ctrl-C; by default in a terminal.")
+    ] = None,
+) -> None:
+    """Run a small traced chat in one process, judge its answers from another, and show what landed where.
+
+    One answer is judged while its call still runs. Needs no key and no network: the vendors are the sandbox's. The
+    exit status is 0 when every judgement is joined at every vendor.
+    """
+    try:
+        is_good = _demo_live() if live else _demo_sandboxed(serve=console.is_terminal if serve is None else serve)
+    except FeedbackError as error:
+        raise SystemExit(f"otel-feedback: {error}") from error
+    raise typer.Exit(0 if is_good else 1)
+
+
+def _demo_sandboxed(*, serve: bool) -> bool:
+    """Play the demo at the sandbox."""
+    with Sandbox(port=0, switches=_demo.STRICT) as running, tempfile.TemporaryDirectory() as directory:
+        console.print("A chat answers in one process; its users judge in another …\n")
+        accepted = _demo.play(Path(directory, "feedback.db"), running.otlp_endpoints(), running.environment())
+        state = running.state()
+        rows = [_demo.landings(each, state) for each in accepted]
+        console.print(_table(rows, good="joined"))
+        is_good = _print_sum(rows, state)
+        console.print(f"\nThe same as a page: {running.url}/", soft_wrap=True)
+        if serve:
+            console.print("Ctrl-C ends it.")
+            _serve()
+    return is_good
+
+
+def _demo_live() -> bool:
+    """Play the demo at the real vendors."""
+    exporters = _demo.live_exporters()
+    endpoints = _demo.live_endpoints(exporters)
+    console.print(f"A chat answers in one process; its users judge in another, at {', '.join(exporters)} …\n")
+    with tempfile.TemporaryDirectory() as directory:
+        accepted = _demo.play(Path(directory, "feedback.db"), endpoints, {}, exporters)
+    rows = [_demo.deliveries(each) for each in accepted]
+    console.print(_table(rows, good="delivered"))
+    return all(landing.is_good for row in rows for landing in row.values())
+
+
+def _table(rows: Sequence[Mapping[str, Landing]], *, good: str) -> Table:
+    """Lay out what landed where, a row for each judgement."""
+    table = Table(title="What landed where", title_justify="left", expand=False, show_lines=True)
+    table.add_column("judgement")
+    for vendor in rows[0]:
+        table.add_column(VENDORS[vendor])
+    for turn, row in zip(TURNS, rows, strict=True):
+        judged = Text.assemble((turn.message_id, "bold"), f"\n{turn.said}")
+        table.add_row(judged, *(_cell(landing, good) for landing in row.values()))
+    return table
+
+
+def _cell(landing: Landing, good: str) -> Text:
+    """Write one cell: the verdict, what is there, what has no place there."""
+    verdict = (f"✓ {good}", "green") if landing.is_good else (f"✗ not {good}", "bold red")
+    cell = Text.assemble(verdict, f"\n{landing.words}")
+    if landing.not_carried:
+        cell.append(f"\nno place for: {', '.join(landing.not_carried)}", "dim")
+    return cell
+
+
+def _print_sum(rows: Sequence[Mapping[str, Landing]], state: State) -> bool:
+    """Add up the table, with what the sandbox found that no row shows."""
+    landed = [landing.is_good for row in rows for landing in row.values()]
+    is_good = all(landed) and not state["orphans"] and not state["flags"]
+    console.print(
+        f"\n{sum(landed)} of {len(landed)} joined, {state['orphans']} orphaned, {len(state['flags'])} flagged.",
+        style="green" if is_good else "bold red",
+    )
+    return is_good
+
+
+def _serve() -> None:
+    """Wait for Ctrl-C."""
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print("\nEnded.")
