@@ -55,9 +55,13 @@ DIALECTS: tuple[Dialect, ...] = (
 
 MARKERS = frozenset(dialect.marker for dialect in DIALECTS)
 
-# What Logfire writes that is no call of its own: the placeholder it sends when a span starts, logs, annotations.
+# What is no call of its own although it may carry a marker: Logfire's placeholder for a span that has started, its
+# logs and annotations; and OpenLLMetry's agents and tools, which have a `gen_ai.system` too.
 NOT_A_CALL: Mapping[str, frozenset[str]] = MappingProxyType(
-    {"logfire.span_type": frozenset({"pending_span", "log", "annotation"})}
+    {
+        "logfire.span_type": frozenset({"pending_span", "log", "annotation"}),
+        "traceloop.span.kind": frozenset({"workflow", "task", "agent", "tool"}),
+    }
 )
 
 # What a handle keeps of a span: our name for it (OpenTelemetry's where there is one) and where it may stand, best
@@ -88,7 +92,7 @@ def operation_of(attributes: Mapping[str, object]) -> str | None:
     if MARKERS.isdisjoint(attributes):
         return None
     for attribute, values in NOT_A_CALL.items():
-        if attributes.get(attribute) in values:
+        if _word(attributes.get(attribute)) in values:
             return None
     return next((_read(dialect, attributes) for dialect in DIALECTS if dialect.marker in attributes), None)
 
@@ -99,7 +103,7 @@ def handle_attributes(attributes: Mapping[str, object]) -> dict[str, str]:
     for name, places in HANDLE_ATTRIBUTES.items():
         for place in places:
             value = attributes.get(place)
-            if isinstance(value, str) and value:
+            if isinstance(value, str) and value and is_unicode(value):
                 found[name] = value
                 break
     return found
@@ -109,4 +113,18 @@ def _read(dialect: Dialect, attributes: Mapping[str, object]) -> str | None:
     """Read the operation in one dialect."""
     if not dialect.operations:
         return CHAT
-    return dialect.operations.get(str(attributes[dialect.marker]).strip('"').lower())
+    return dialect.operations.get(_word(attributes[dialect.marker]))
+
+
+def _word(value: object) -> str:
+    """Write an attribute's value as the tables have it: in lower case, without JSON quotes."""
+    return str(value).strip('"').lower()
+
+
+def is_unicode(value: str) -> bool:
+    """Tell whether a text can be written as UTF-8: one with half of a surrogate pair can be stored nowhere."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

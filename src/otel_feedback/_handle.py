@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext, TraceFlags, format_span_id, format_trace_id
 
@@ -40,6 +40,10 @@ class FeedbackHandle:
     started_at: int | None = None
     ended_at: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a handle go to another process by pickle, which knows no read-only mapping."""
+        return type(self), (self.context, self.root, self.started_at, self.ended_at, dict(self.attributes))
 
     @property
     def trace_id(self) -> str:
@@ -81,7 +85,8 @@ class FeedbackHandle:
             attributes: what else is known of the span, such as `braintrust.parent`.
 
         Raises:
-            InvalidFeedbackError: when it is malformed, in upper case, or has an all-zero id.
+            InvalidFeedbackError: when it is malformed, in upper case, or has an all-zero id; or when an attribute is
+                no text.
         """
         found = _TRACEPARENT.fullmatch(traceparent) if isinstance(traceparent, str) else None
         if found is None or (found["version"] == "00" and found["rest"]):
@@ -102,7 +107,7 @@ class FeedbackHandle:
                 field="traceparent",
                 value=traceparent,
             )
-        return cls(context, attributes=MappingProxyType(dict(attributes or {})))
+        return cls(context, attributes=MappingProxyType(checked_attributes(attributes or {})))
 
     @classmethod
     def from_span(cls, span: Span) -> FeedbackHandle:
@@ -117,3 +122,23 @@ class FeedbackHandle:
             ended_at=getattr(span, "end_time", None),
             attributes=MappingProxyType(_dialects.handle_attributes(attributes)),
         )
+
+
+def checked_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Copy a handle's attributes, refusing what is no text: vendors' routes are read from them.
+
+    Raises:
+        InvalidFeedbackError: naming the attribute, where there is one.
+    """
+    if not isinstance(attributes, Mapping):
+        raise InvalidFeedbackError(
+            "a handle's attributes are a mapping from strings to strings", field="attributes", value=attributes
+        )
+    for name, value in attributes.items():
+        if not all(isinstance(text, str) and _dialects.is_unicode(text) for text in (name, value)):
+            raise InvalidFeedbackError(
+                f"the handle's attribute {name!r} must be a string of whole Unicode characters",
+                field="attributes",
+                value=attributes,
+            )
+    return dict(attributes)

@@ -6,11 +6,14 @@ Everything that makes a judgement valid lives here, as pure functions; this file
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
+import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +21,8 @@ import pydantic_core
 from opentelemetry.trace import SpanContext, TraceFlags
 from typing_extensions import TypedDict
 
-from otel_feedback._handle import FeedbackHandle
+from otel_feedback._dialects import is_unicode
+from otel_feedback._handle import FeedbackHandle, checked_attributes
 from otel_feedback.exceptions import InvalidFeedbackError
 
 if TYPE_CHECKING:
@@ -27,14 +31,26 @@ if TYPE_CHECKING:
 FeedbackValue = bool | int | float | str | tuple[str, ...]
 Source = Literal["human", "llm", "code"]
 KEY_KINDS = ("app", "response", "conversation")
-SOURCES = ("human", "llm", "code")
+SOURCES: tuple[Source, ...] = ("human", "llm", "code")
 
-# Weave takes payloads up to 1 MiB, the smallest limit of the three; a judgement is nowhere near it.
+# Weave takes payloads up to 1 MiB of ASCII-escaped JSON, the smallest limit of the three.
 MAX_RECORD_BYTES = 1024 * 1024
 # Long enough for any identifier, short enough for an index.
 MAX_NAME_CHARS = 256
+# A UUID's; longer integers are nobody's keys.
+MAX_KEY_BITS = 128
+# Beyond it readers of JSON, JavaScript's among them, round to another number (RFC 8259, section 6).
+MAX_JSON_INT = 2**53 - 1
+# Where .NET's reader stops, the first among those that are in use; pydantic's own stops at 200.
+MAX_JSON_DEPTH = 64
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+# uuid.UUID() reads more than this: braces, underscores, spaces, even "0x".
+_UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+# How a field says nothing; the others say it with `None`.
+_UNSAID: Mapping[str, object] = MappingProxyType({"tags": (), "metadata": {}, "native": {}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +109,7 @@ class FeedbackRecord:
     def said(self) -> tuple[str, ...]:
         """The names of the fields that carry something a reader would miss."""
         names = ("value", "comment", "correction", "tags", "user_id", "metadata")
-        return tuple(name for name in names if getattr(self, name) not in (None, (), {}))
+        return tuple(name for name in names if getattr(self, name) != _UNSAID.get(name))
 
     @property
     def fraction(self) -> float | None:
@@ -227,12 +243,12 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
         InvalidFeedbackError: naming the field and what to do.
     """
     check_handle(handle)
-    name = _text(feedback.name, "name", limit=MAX_NAME_CHARS)
+    name = _identifier(feedback.name, "name")
     if name.lower().startswith("wandb."):
         raise InvalidFeedbackError(
             "names that begin with 'wandb.' belong to W&B; choose another", field="name", value=feedback.name
         )
-    user_id = None if feedback.user_id is None else _text(feedback.user_id, "user_id", limit=MAX_NAME_CHARS)
+    user_id = None if feedback.user_id is None else _identifier(feedback.user_id, "user_id")
     if feedback.source not in SOURCES:
         raise InvalidFeedbackError(f"source must be one of {', '.join(SOURCES)}", field="source", value=feedback.source)
     record = FeedbackRecord(
@@ -242,10 +258,10 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
         value=_value(feedback.value, feedback.scale),
         scale=_scale(feedback.scale, feedback.value),
         comment=None if feedback.comment is None else _text(feedback.comment, "comment"),
-        correction=None if feedback.correction is None else _json(feedback.correction, "correction"),
-        tags=_labels(feedback.tags, "tags") if feedback.tags else _no_tags(feedback.tags),
+        correction=_correction(feedback.correction),
+        tags=_tags(feedback.tags),
         user_id=user_id,
-        source=feedback.source,
+        source=SOURCES[SOURCES.index(feedback.source)],
         metadata=_mapping(feedback.metadata, "metadata"),
         native={
             exporter: _mapping(body, f"native[{exporter!r}]")
@@ -256,9 +272,20 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
     )
     if record.value is None and record.comment is None and record.correction is None and not record.tags:
         raise InvalidFeedbackError("nothing was said: give a value, a comment, a correction or tags", field="value")
-    if len(record_to_json(record)) > MAX_RECORD_BYTES:
-        raise InvalidFeedbackError(f"the judgement is larger than {MAX_RECORD_BYTES} bytes", field="metadata")
+    _check_size(record)
     return record
+
+
+def _check_size(record: FeedbackRecord) -> None:
+    """Refuse a record that is too large, naming the field that is most of it."""
+    sizes = {name: len(json.dumps(value)) for name, value in _record_fields(record).items()}
+    if sum(sizes.values()) > MAX_RECORD_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise InvalidFeedbackError(
+            f"the judgement is larger than {MAX_RECORD_BYTES} bytes of JSON; make {largest} shorter",
+            field=largest,
+            value=getattr(record, largest),
+        )
 
 
 def check_handle(handle: FeedbackHandle) -> None:
@@ -275,6 +302,7 @@ def check_handle(handle: FeedbackHandle) -> None:
             field="target",
             value=handle,
         )
+    checked_attributes(handle.attributes)
 
 
 def check_one_target(feedback: Feedback) -> None:
@@ -285,8 +313,10 @@ def check_one_target(feedback: Feedback) -> None:
             field="target",
             value=(feedback.target, feedback.key),
         )
-    if feedback.key is not None and not isinstance(feedback.key, (int, uuid.UUID)):
-        _text(feedback.key, "key")
+    if feedback.target is not None and not isinstance(feedback.target, str):
+        check_handle(feedback.target)
+    if feedback.key is not None:
+        _check_key(feedback.key)
     if feedback.key_kind is not None and (feedback.key is None or feedback.key_kind not in KEY_KINDS):
         raise InvalidFeedbackError(
             f"key_kind goes with key= and is one of {', '.join(KEY_KINDS)}",
@@ -295,13 +325,19 @@ def check_one_target(feedback: Feedback) -> None:
         )
 
 
+def _check_key(key: object) -> None:
+    """Refuse what is nobody's id of an answer: a key is a text, a UUID, or an integer no longer than one."""
+    is_number = isinstance(key, int) and not isinstance(key, bool) and key.bit_length() <= MAX_KEY_BITS
+    if not is_number and not isinstance(key, uuid.UUID):
+        _text(key, "key")
+
+
 def _id(feedback: Feedback, handle: FeedbackHandle, now_unix_nano: int, rng: Random) -> str:
     """Take the id that was given, derive it from the person, or make a new one."""
     if feedback.id is not None:
-        try:
-            return str(uuid.UUID(str(feedback.id)))
-        except ValueError:
-            raise InvalidFeedbackError("id must be a UUID", field="id", value=feedback.id) from None
+        if not _UUID.fullmatch(str(feedback.id)):
+            raise InvalidFeedbackError("id must be a UUID, such as uuid.uuid4()", field="id", value=feedback.id)
+        return str(uuid.UUID(str(feedback.id)))
     if feedback.user_id is not None:
         return judgement_id(handle, feedback.name, feedback.source, feedback.user_id)
     return new_id(now_unix_nano, rng)
@@ -314,7 +350,7 @@ def _value(value: object, scale: object) -> FeedbackValue | None:
     if isinstance(value, (int, float)):
         return _number(value, scale)
     if isinstance(value, str):
-        return _text(value, "value")
+        return _identifier(value, "value")
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return _labels(value, "value")
     raise InvalidFeedbackError(
@@ -327,9 +363,7 @@ def _value(value: object, scale: object) -> FeedbackValue | None:
 
 def _number(value: float, scale: object) -> float:
     """Check a number against its scale, both ends included."""
-    number = int(value) if isinstance(value, int) else float(value)
-    if not math.isfinite(number):
-        raise InvalidFeedbackError("a value must be a finite number", field="value", value=value)
+    number = _plain_number(value, "value")
     if scale is None and isinstance(number, int):
         raise InvalidFeedbackError(
             "an int needs its scale, as in scale=(1, 5): one star is not 100 %", field="value", value=value
@@ -355,14 +389,31 @@ def _scale(scale: object, value: object) -> tuple[float, float] | None:
 def _ends(scale: object) -> tuple[float, float]:
     """Read a scale as its lowest and its highest value."""
     ends = tuple(scale) if isinstance(scale, (tuple, list)) else ()
-    numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
-    if len(ends) != 2 or not numbers or not ends[0] < ends[1]:
+    if len(ends) == 2 and all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends):
+        low, high = (_plain_number(end, "scale") for end in ends)
+        # Two floats may lie so far apart that the range between them is infinite.
+        if low < high and math.isfinite(high - low):
+            return low, high
+    raise InvalidFeedbackError(
+        "a scale is two finite numbers, the lowest and the highest value, as in scale=(1, 5)",
+        field="scale",
+        value=scale,
+    )
+
+
+def _plain_number(value: float, name: str) -> float:
+    """Take a number as a plain int or float that every reader of JSON reads as the same one."""
+    if not isinstance(value, int):
+        if not math.isfinite(value):
+            raise InvalidFeedbackError(f"{name} has a number that is not finite", field=name, value=value)
+        return float(value)
+    if abs(value) > MAX_JSON_INT:
         raise InvalidFeedbackError(
-            "a scale is two finite numbers, the lowest and the highest value, as in scale=(1, 5)",
-            field="scale",
-            value=scale,
+            f"{name} has an integer beyond {MAX_JSON_INT}, which readers of JSON round; give it as a string",
+            field=name,
+            value=value,
         )
-    return ends
+    return int(value)
 
 
 def _text(value: object, name: str, *, limit: int = MAX_RECORD_BYTES) -> str:
@@ -371,65 +422,93 @@ def _text(value: object, name: str, *, limit: int = MAX_RECORD_BYTES) -> str:
         raise InvalidFeedbackError(f"{name} must be a string, not {type(value).__name__}", field=name, value=value)
     if not value.strip():
         raise InvalidFeedbackError(f"{name} is empty; leave it out instead", field=name, value=value)
-    if not _is_unicode(value):
+    if len(value) > limit:
+        raise InvalidFeedbackError(f"{name} is longer than {limit} characters", field=name, value=value)
+    return _plain_text(value, name)
+
+
+def _plain_text(value: str, name: str) -> str:
+    """Take a text as a plain string, a member of an enumeration as what it stands for."""
+    if not is_unicode(value):
         raise InvalidFeedbackError(
             f"{name} has half of a surrogate pair, which no vendor can store; decode the text as UTF-8",
             field=name,
             value=value,
         )
-    if len(value) > limit:
-        raise InvalidFeedbackError(f"{name} is longer than {limit} characters", field=name, value=value)
-    return str(value)
+    # Not str(), which answers 'Color.RED' for a member of `class Color(str, Enum)`.
+    return str.__str__(value)
 
 
-def _labels(value: Sequence[object], name: str) -> tuple[str, ...]:
+def _identifier(value: object, name: str) -> str:
+    """Check a text of one line that names something: a judgement, a person, a label."""
+    text = _text(value, name, limit=MAX_NAME_CHARS)
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise InvalidFeedbackError(
+            f"{name} has a control character, such as a line break; longer text is a comment", field=name, value=value
+        )
+    return text
+
+
+def _labels(value: object, name: str) -> tuple[str, ...]:
     """Check several labels, each once."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Sequence):
         raise InvalidFeedbackError(f"{name} must be a list of strings", field=name, value=value)
     if not value:
         raise InvalidFeedbackError(f"{name} is an empty list; leave it out instead", field=name, value=value)
-    return tuple(dict.fromkeys(_text(label, name, limit=MAX_NAME_CHARS) for label in value))
+    return tuple(dict.fromkeys(_identifier(label, name) for label in value))
 
 
-def _no_tags(tags: object) -> tuple[str, ...]:
-    """Accept the ways to say "no tags": nothing, or an empty list or tuple."""
+def _tags(tags: object) -> tuple[str, ...]:
+    """Check the tags; there may be none."""
     if tags is None or (isinstance(tags, (list, tuple)) and not tags):
         return ()
-    raise InvalidFeedbackError("tags must be a list of strings", field="tags", value=tags)
+    return _labels(tags, "tags")
 
 
-def _mapping(value: object, name: str) -> Mapping[str, Any]:
+def _correction(correction: object) -> Any:
+    """Check what the answer should have been: a text that says something, or JSON; nothing given is none."""
+    if correction is None:
+        return None
+    return _text(correction, "correction") if isinstance(correction, str) else _json(correction, "correction")
+
+
+def _mapping(value: object, name: str) -> dict[str, Any]:
     """Check a mapping with string keys and JSON values."""
     if value is None:
-        return _NOTHING
+        return {}
     if not isinstance(value, Mapping):
         raise InvalidFeedbackError(f"{name} must be a mapping", field=name, value=value)
-    return {str(key): item for key, item in _json(dict(value), name).items()}
+    return dict(_json(value, name))
 
 
-def _json(value: Any, name: str) -> Any:
+def _json(value: Any, name: str, depth: int = 1) -> Any:
     """Bring a value into plain JSON, refusing what JSON has no word for."""
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidFeedbackError(f"{name} has a number that is not finite", field=name, value=value)
-        return float(value)
+    if isinstance(value, (int, float)):
+        return _plain_number(value, name)
     if isinstance(value, str):
-        if not _is_unicode(value):
-            raise InvalidFeedbackError(f"{name} has half of a surrogate pair", field=name, value=value)
-        return str(value)
+        return _plain_text(value, name)
     if isinstance(value, datetime):
         return _aware(value, name).isoformat()
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise InvalidFeedbackError(f"{name} has a key that is no string", field=name, value=value)
-        return {_json(key, name): _json(item, name) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item, name) for item in value]
+    if isinstance(value, (Mapping, list, tuple)):
+        return _container(value, name, depth)
     raise InvalidFeedbackError(
         f"{name} has a {type(value).__name__}, for which JSON has no word", field=name, value=value
     )
+
+
+def _container(value: Mapping[Any, Any] | Sequence[Any], name: str, depth: int) -> Any:
+    """Bring a mapping, a list or a tuple into plain JSON, down to a depth that every reader can follow."""
+    if depth > MAX_JSON_DEPTH:
+        raise InvalidFeedbackError(
+            f"{name} is nested deeper than {MAX_JSON_DEPTH} levels, or contains itself", field=name, value=value
+        )
+    if not isinstance(value, Mapping):
+        return [_json(item, name, depth + 1) for item in value]
+    if not all(isinstance(key, str) for key in value):
+        raise InvalidFeedbackError(f"{name} has a key that is no string", field=name, value=value)
+    return {_plain_text(key, name): _json(item, name, depth + 1) for key, item in value.items()}
 
 
 def _time(value: object, now_unix_nano: int) -> int:
@@ -437,11 +516,12 @@ def _time(value: object, now_unix_nano: int) -> int:
     if value is None:
         return now_unix_nano
     if isinstance(value, datetime):
-        return int(_aware(value, "time_unix_nano").timestamp() * 1_000_000) * 1_000
+        # In whole numbers: a float of seconds is a microsecond off now and then.
+        value = (_aware(value, "time_unix_nano") - _EPOCH) // timedelta(microseconds=1) * 1_000
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63:
-        return value
+        return int(value)
     raise InvalidFeedbackError(
-        "time_unix_nano is nanoseconds since 1970, or a datetime with a time zone",
+        "time_unix_nano is nanoseconds since 1970, or a datetime since then with a time zone",
         field="time_unix_nano",
         value=value,
     )
@@ -449,22 +529,13 @@ def _time(value: object, now_unix_nano: int) -> int:
 
 def _aware(value: datetime, name: str) -> datetime:
     """Refuse a datetime without a time zone."""
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise InvalidFeedbackError(
             f"{name} has a datetime without a time zone; use datetime.now(timezone.utc)",
             field=name,
             value=value,
         )
     return value
-
-
-def _is_unicode(value: str) -> bool:
-    """Tell whether a string can be written as UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # --- as text ---------------------------------------------------------------------------------------------------
@@ -481,7 +552,7 @@ def handle_from_json(text: str) -> FeedbackHandle:
 
 
 def record_to_json(record: FeedbackRecord) -> str:
-    """Write a record as JSON, for a store; the id and the revision are the store's own columns."""
+    """Write a record as JSON, for a store; its revision is a column of the store's."""
     return pydantic_core.to_json(_record_fields(record)).decode()
 
 
@@ -495,10 +566,10 @@ _PLAIN = tuple(item.name for item in fields(FeedbackRecord) if item.name not in 
 
 def _record_fields(record: FeedbackRecord) -> dict[str, Any]:
     written = {name: getattr(record, name) for name in _PLAIN}
-    written = {name: value for name, value in written.items() if value not in (None, (), {})}
+    written = {name: value for name, value in written.items() if value != _UNSAID.get(name)}
     written["handle"] = _handle_fields(record.handle)
     if record.stands is not None:
-        written["stands"] = _record_fields(record.stands)
+        written["stands"] = {**_record_fields(record.stands), "revision": record.stands.revision}
     return written
 
 
@@ -508,7 +579,7 @@ def _record_from(read: dict[str, Any], revision: int = 0) -> FeedbackRecord:
             read[name] = tuple(read[name])
     read["handle"] = _handle_from(read["handle"])
     if "stands" in read:
-        read["stands"] = _record_from(read["stands"])
+        read["stands"] = _record_from(read["stands"], read["stands"].pop("revision", 0))
     return FeedbackRecord(**read, revision=revision)
 
 

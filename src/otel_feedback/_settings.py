@@ -9,10 +9,24 @@ from typing import Literal, cast
 from otel_feedback import environment_variables as env
 from otel_feedback.exceptions import ConfigurationError
 
+# Eleven days: longer than anybody waits, and short enough for every platform's longest wait.
+MAX_MILLIS_DIGITS = 9
+
+# The fields that have choices, and the variable that lists them.
+_CHOICES: Mapping[str, str] = {
+    "on_unknown_key": env.OTEL_FEEDBACK_ON_UNKNOWN_KEY,
+    "durability": env.OTEL_FEEDBACK_DURABILITY,
+    "delivery": env.OTEL_FEEDBACK_DELIVERY,
+    "on_unsampled": env.OTEL_FEEDBACK_ON_UNSAMPLED,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of a pipeline; `environment_variables` says what each means.
+
+    Raises:
+        ConfigurationError: when a setting has none of its choices, which would otherwise do nothing, or is negative.
 
     Args:
         disabled: everything is a no-op.
@@ -44,6 +58,14 @@ class Settings:
     on_unsampled: Literal["skip", "export"] = "skip"
     exit_timeout_millis: int = 2_000
 
+    def __post_init__(self) -> None:
+        """Refuse what the environment could not say either."""
+        for name, variable in _CHOICES.items():
+            _check_choice(getattr(self, name), variable, name)
+        for name in ("key_wait_millis", "exit_timeout_millis"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"{name} must be 0 or more", setting=name)
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the settings from the environment.
@@ -66,17 +88,25 @@ class Settings:
 
 def _choice(name: str, environ: Mapping[str, str] | None) -> str:
     """Read one of a variable's choices, in any case."""
-    text, choices = env.read(name, environ).lower(), env.VARIABLES[name].choices
-    if text not in choices:
-        raise ConfigurationError(f"{name} must be one of {', '.join(choices)}", setting=name)
+    text = env.read(name, environ).lower()
+    _check_choice(text, name, name)
     return text
+
+
+def _check_choice(value: str, variable: str, setting: str) -> None:
+    """Refuse what is none of a variable's choices."""
+    choices = env.VARIABLES[variable].choices
+    if value not in choices:
+        raise ConfigurationError(f"{setting} must be one of {', '.join(choices)}", setting=setting)
 
 
 def _millis(name: str, environ: Mapping[str, str] | None) -> int:
     """Read a number of milliseconds."""
     text = env.read(name, environ)
-    if not text.isascii() or not text.isdigit():
-        raise ConfigurationError(f"{name} must be a whole number of milliseconds, 0 or more", setting=name)
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_MILLIS_DIGITS:
+        raise ConfigurationError(
+            f"{name} must be a whole number of milliseconds, from 0 to {'9' * MAX_MILLIS_DIGITS}", setting=name
+        )
     return int(text)
 
 

@@ -17,9 +17,15 @@ comment, a correction, a key or a token.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FeedbackError(Exception):
     """The base of every error of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error cross to another process with its facts, which `Exception` would pass to no keyword."""
+        return _rebuild, (type(self), self.args, vars(self))
 
 
 class ConfigurationError(FeedbackError, ValueError):
@@ -81,3 +87,11 @@ class MissingExtraError(FeedbackError, ImportError):
     def __init__(self, message: str, *, extra: str) -> None:
         super().__init__(message)
         self.extra = extra
+
+
+def _rebuild(kind: type[FeedbackError], args: tuple[Any, ...], facts: dict[str, Any]) -> FeedbackError:
+    """Make an error anew from its message and its facts."""
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(facts)
+    return error

@@ -1,5 +1,5 @@
 import pytest
-from conftest import CHILD, ROOT, TRACE, otlp, span
+from sandbox_bench import CHILD, ROOT, TRACE, otlp, span
 
 from otel_feedback.sandbox._braintrust import ADDRESS, btql_conditions, project_id
 
@@ -436,7 +436,9 @@ class TestExport:
         own = span(CHILD, ROOT, braintrust__parent=f"project_id:{EXPERIMENT}")
         bench.export("braintrust", span(), own)
 
-        assert ["project_name:sandbox", f"project_id:{EXPERIMENT}"] == [each["project"] for each in bench.state()["spans"]]
+        assert ["project_name:sandbox", f"project_id:{EXPERIMENT}"] == [
+            each["project"] for each in bench.state()["spans"]
+        ]
 
     def test_spans_without_a_parent_are_refused(self, bench):
         """

@@ -25,9 +25,9 @@ def structure(node, whole, *, names=False):
         return structure(target, whole)
     kept = {key: value for key, value in node.items() if names or key not in PROSE}
     return {
-        key: sorted(value) if key == "required" and isinstance(value, list) else structure(
-            value, whole, names=key == "properties"
-        )
+        key: sorted(value)
+        if key == "required" and isinstance(value, list)
+        else structure(value, whole, names=key == "properties")
         for key, value in kept.items()
     }
 

@@ -42,9 +42,7 @@ class TestPlan:
         """
         faults = plan(Fault(after=1, vendor="orq"))
 
-        assert [False, False, True] == [
-            faults.take(vendor, "/x") is not None for vendor in ("weave", "orq", "orq")
-        ]
+        assert [False, False, True] == [faults.take(vendor, "/x") is not None for vendor in ("weave", "orq", "orq")]
 
     @pytest.mark.parametrize(
         ("fault", "vendor", "path", "met"),

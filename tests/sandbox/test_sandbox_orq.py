@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import CHILD, NOON, ROOT, TRACE, span
+from sandbox_bench import CHILD, NOON, ROOT, TRACE, span
 
 from otel_feedback.sandbox._orq import ulid
 
@@ -20,7 +20,13 @@ class TestFeedback:
         entry = bench.only()
 
         assert 200 == answer.status_code
-        assert {"id": ID, "property": "rating", "value": ["good"], "trace_id": TRACE, "product": "otel"} == answer.json()
+        assert {
+            "id": ID,
+            "property": "rating",
+            "value": ["good"],
+            "trace_id": TRACE,
+            "product": "otel",
+        } == answer.json()
         assert (True, "", []) == (entry["joined"], entry["reason"], entry["flags"])
         assert {"trace_id": TRACE, "span_id": None} == entry["target"]
 

@@ -1,5 +1,5 @@
 import pytest
-from conftest import CHILD, NOON, ROOT, TRACE, span
+from sandbox_bench import CHILD, NOON, ROOT, TRACE, span
 
 from otel_feedback.sandbox._page import MAX_ROWS, MAX_TEXT_CHARACTERS
 
@@ -72,9 +72,20 @@ def test_feedback_stands_beside_its_span(bench):
     assert "the trace as a whole" in whole
     assert "rating" in whole
     assert "outer" in outer
-    assert "class=\"feedback" not in outer
+    assert 'class="feedback' not in outer
     assert "inner" in inner
     assert all(each in inner for each in ("helpful", "by u-42", "👍", "×2", "--depth:1"))  # noqa: RUF001
+
+
+def test_a_span_names_each_vendor_once(bench):
+    """
+    A span in both of Weave's views is drawn once, with one mark.
+    """
+    bench.export("weave", span(name="twice"))
+    bench.export("weave", span(name="twice"), path="/agents/otel/v1/traces")
+    text = page(bench).text
+
+    assert (1, 1) == (text.count("<b>twice</b>"), text.count('<span class="vendor weave">W&amp;B Weave</span>'))
 
 
 def test_orphans_and_flags_come_first(bench):
@@ -138,9 +149,7 @@ def test_what_has_no_place_in_a_trace_is_listed(bench):
     ref = "weave:///acme/chat/agent_conversation/c"
     bench.weave(weave_ref=ref, feedback_type="wandb.agent_user_feedback", payload={}, scorer_tags=["good"])
     bench.orq(id="01ARZ3NDEKTSV4RRFFQ69G5FAV")
-    bench.call(
-        "orq", "/v2/feedback/remove", {"id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "trace_id": TRACE, "product": "otel"}
-    )
+    bench.call("orq", "/v2/feedback/remove", {"id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "trace_id": TRACE, "product": "otel"})
     text = page(bench).text
 
     assert "On a conversation, or taken back" in text

@@ -1,6 +1,5 @@
 import asyncio
 import gc
-import random
 import socket
 import subprocess
 import sys
@@ -9,11 +8,11 @@ import time
 
 import httpx
 import pytest
-from conftest import AUTH, NOON
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from sandbox_bench import AUTH, NOON
 
 from otel_feedback.sandbox import Fault, Sandbox, Switches
 from otel_feedback.sandbox._connection import Connection
@@ -127,7 +126,9 @@ class TestInterface:
             "WANDB_BASE_URL": f"{sandbox.url}/weave",
         } == urls
         assert "project_name:sandbox" == environment["BRAINTRUST_PARENT"]
-        assert {"ORQ_API_KEY", "BRAINTRUST_API_KEY", "WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT"} < set(environment)
+        assert {"ORQ_API_KEY", "BRAINTRUST_API_KEY", "WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT"} < set(
+            environment
+        )
 
     @pytest.mark.parametrize("compression", [Compression.Gzip, Compression.Deflate, Compression.NoCompression])
     def test_spans_come_from_the_ordinary_exporter(self, sandbox, compression):
@@ -239,14 +240,14 @@ class TestFaults:
         """
         An answer that is being delayed is given at once when the sandbox stops.
         """
-        sandbox = Sandbox(rng=random.Random(7))
+        arrived = threading.Event()
+        sandbox = Sandbox(clock=lambda: arrived.set() or NOON)
         sandbox.start()
         sandbox.inject(Fault(kind="slow", delay_millis=600_000))
         answers = []
         client = threading.Thread(target=lambda: answers.append(post(sandbox, timeout=30).status_code))
         client.start()
-        while not sandbox.requests:
-            client.join(0.005)
+        arrived.wait()
         began = time.monotonic()
         sandbox.stop()
         client.join()

@@ -3,14 +3,13 @@ import json
 import zlib
 
 import pytest
-from conftest import CHILD, PROTOBUF, ROOT, TRACE, otlp, span
 from hypothesis import given
 from hypothesis import strategies as st
+from sandbox_bench import CHILD, PROTOBUF, ROOT, TRACE, otlp, span
 
 from otel_feedback.sandbox._flags import MEANINGS, span_id_flags, trace_id_flags
 from otel_feedback.sandbox._limits import Limits
 from otel_feedback.sandbox._orq import ulid
-
 
 SURROGATE = b'{"property": "correction", "value": "\\ud800", "trace_id": "x", "product": "otel"}'
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import CHILD, ROOT, TRACE, span, weave_item
+from sandbox_bench import CHILD, ROOT, TRACE, span, weave_item
 
 from otel_feedback.sandbox._weave import emoji_count, parse_ref, row_id
 
@@ -27,9 +27,12 @@ class TestCreate:
         answer = bench.weave(id=ID, creator="u-42")
         entry = bench.only()
 
-        assert {"id": ID, "created_at": "2026-11-22T12:00:00Z", "wb_user_id": "sandbox-user", "payload": {"emoji": "👍"}} == (
-            answer.json()
-        )
+        assert {
+            "id": ID,
+            "created_at": "2026-11-22T12:00:00Z",
+            "wb_user_id": "sandbox-user",
+            "payload": {"emoji": "👍"},
+        } == (answer.json())
         assert (True, [], "u-42", "👍") == tuple(entry[name] for name in ("joined", "flags", "user", "value"))
         assert {"trace_id": TRACE, "span_id": ROOT} == entry["target"]
 
@@ -493,9 +496,7 @@ class TestClient:
         assert [200, 200] == [answer.status_code for answer in answers]
         assert [] == self.spans(bench)
 
-    @pytest.mark.parametrize(
-        "path", ["/graphql", "/call/upsert_batch", "/v2/a/b/calls/complete", "/v2/a/b/call/start"]
-    )
+    @pytest.mark.parametrize("path", ["/graphql", "/call/upsert_batch", "/v2/a/b/calls/complete", "/v2/a/b/call/start"])
     @pytest.mark.parametrize("content", [b"{", b"[]"])
     def test_what_is_no_object_is_unprocessable(self, bench, path, content):
         """

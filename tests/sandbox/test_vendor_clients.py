@@ -11,9 +11,9 @@ import braintrust_api
 import httpx
 import pytest
 from braintrust_api import Braintrust
-from conftest import CHILD, PROTOBUF, ROOT, TRACE, otlp, span
 from orq_ai_sdk import Orq
 from orq_ai_sdk import models as orq_models
+from sandbox_bench import CHILD, PROTOBUF, ROOT, TRACE, otlp, span
 
 from otel_feedback.sandbox import Fault, Sandbox, Switches
 

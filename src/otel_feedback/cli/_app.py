@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -41,15 +42,14 @@ def sandbox(
     It takes spans and feedback as the vendors do, keeps them in memory, and shows on one page what is joined to what.
     Ctrl-C ends it.
     """
-    with Sandbox(port=port) as running:
-        console.print("Set these where the app and its feedback run:\n")
-        for name, value in running.environment().items():
-            console.print(f"export {name}={value}", soft_wrap=True)
-        console.print("\nSend spans (OTLP over HTTP) to:\n")
-        for endpoint in running.otlp_endpoints():
-            console.print(f"  {VENDORS[endpoint.vendor]:<11} {endpoint.url}", soft_wrap=True)
-        console.print(f"\nLook at {running.url}/ (JSON: {running.url}/state)")
-        _serve()
+    try:
+        running = Sandbox(port=port)
+        running.start()
+    except OSError as error:
+        raise SystemExit(f"otel-feedback: port {port} cannot be had ({error.strerror}); try --port 0") from error
+    with running, _until_interrupted():
+        _print_directions(running)
+        threading.Event().wait()
 
 
 @app.command()
@@ -85,8 +85,9 @@ def _demo_sandboxed(*, serve: bool) -> bool:
         is_good = _print_sum(rows, state)
         console.print(f"\nThe same as a page: {running.url}/", soft_wrap=True)
         if serve:
-            console.print("Ctrl-C ends it.")
-            _serve()
+            with _until_interrupted():
+                console.print("Ctrl-C ends it.")
+                threading.Event().wait()
     return is_good
 
 
@@ -134,9 +135,21 @@ def _print_sum(rows: Sequence[Mapping[str, Landing]], state: State) -> bool:
     return is_good
 
 
-def _serve() -> None:
-    """Wait for Ctrl-C."""
+def _print_directions(running: Sandbox) -> None:
+    """Say how to point an app at a sandbox."""
+    console.print("Set these where the app and its feedback run:\n")
+    for name, value in running.environment().items():
+        console.print(f"export {name}={value}", soft_wrap=True)
+    console.print("\nSend spans (OTLP over HTTP) to:\n")
+    for endpoint in running.otlp_endpoints():
+        console.print(f"  {VENDORS[endpoint.vendor]:<11} {endpoint.url}", soft_wrap=True)
+    console.print(f"\nLook at {running.url}/ (JSON: {running.url}/state). Ctrl-C ends it.", soft_wrap=True)
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    """End a block quietly at Ctrl-C."""
     try:
-        threading.Event().wait()
+        yield
     except KeyboardInterrupt:
         console.print("\nEnded.")

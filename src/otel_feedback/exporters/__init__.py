@@ -5,9 +5,10 @@ Everything about the outcome of a delivery lives here, as data; this file does n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,6 +131,14 @@ def changes(record: FeedbackRecord, wanted: Mapping[str, Part], standing: Mappin
 
 def _says_the_same(part: Part, other: Part) -> bool:
     """Tell whether a reader at the vendor would see no difference."""
-    return part.carries == other.carries and all(
-        getattr(part.record, name) == getattr(other.record, name) for name in part.carries
-    )
+    return part.carries == other.carries and _seen_of(part) == _seen_of(other)
+
+
+def _seen_of(part: Part) -> str:
+    """Write what a reader at the vendor sees of a part: as text, because to Python `True` is 1 and 1 is 1.0."""
+    record = part.record
+    about: list[Any] = [record.handle.trace_id, record.handle.span_id, record.source]
+    if part.kind == "value":
+        about += [record.name, record.scale, record.native]
+    carried = [getattr(record, name) for name in sorted(part.carries)]
+    return json.dumps([about, carried], sort_keys=True, default=dict)

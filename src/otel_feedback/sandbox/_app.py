@@ -163,9 +163,7 @@ def _huge(reply: Reply) -> Response:
         for _ in range(size // len(HUGE_CHUNK) + 1):
             yield HUGE_CHUNK
 
-    return StreamingResponse(
-        content(), reply.answer.status, dict(reply.answer.headers), reply.answer.media_type
-    )
+    return StreamingResponse(content(), reply.answer.status, dict(reply.answer.headers), reply.answer.media_type)
 
 
 async def _send_half(answer: Answer, scope: Scope, send: Send) -> None:
@@ -178,9 +176,11 @@ async def _send_half(answer: Answer, scope: Scope, send: Send) -> None:
 
 
 async def _see_off(receive: Receive) -> None:
-    """Wait for the server to notice that the client is gone: only then may an app end without an answer."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Wait until the client is gone: only then may an app end without an answer.
+
+    The body has been read, so the next thing that the server has to say is `http.disconnect`.
+    """
+    await receive()
 
 
 async def _wait(life: Life, delay_millis: int) -> None:

@@ -81,9 +81,7 @@ def feedback(call: Call) -> Outcome:
     if refused is not None:
         return refused
     submissions = tuple(_submission(call, "feedback", where, item) for item in _kept(items, call.switches))
-    return Outcome(
-        json_answer(200, {"status": "success"}), submissions=submissions, flags=_batch_flags(items)
-    )
+    return Outcome(json_answer(200, {"status": "success"}), submissions=submissions, flags=_batch_flags(items))
 
 
 def insert(call: Call) -> Outcome:
@@ -94,9 +92,7 @@ def insert(call: Call) -> Outcome:
     body, refusal = _read(call, _INSERT[_parameter(call)])
     if refusal is not None:
         return refusal
-    events = [
-        {**event, "id": event.get("id") or _row_id(call, index)} for index, event in enumerate(body["events"])
-    ]
+    events = [{**event, "id": event.get("id") or _row_id(call, index)} for index, event in enumerate(body["events"])]
     submissions = tuple(_submission(call, "insert", where, event) for event in events)
     return Outcome(json_answer(200, {"row_ids": [event["id"] for event in events]}), submissions=submissions)
 
@@ -107,9 +103,7 @@ def fetch(call: Call) -> Outcome:
     if isinstance(where, Outcome):
         return where
     rows = [
-        _event(row_id, row)
-        for (project, row_id), row in _rows(call.ledger, call.switches).items()
-        if project == where
+        _event(row_id, row) for (project, row_id), row in _rows(call.ledger, call.switches).items() if project == where
     ]
     return Outcome(json_answer(200, {"events": rows, "cursor": None}))
 
@@ -126,9 +120,7 @@ def create_project(call: Call) -> Outcome:
     body, refusal = _read(call, PROJECTS)
     if refusal is not None:
         return refusal
-    made = Submission(
-        "braintrust", "project", _object_of_name(body["name"]), body, call.received_at_unix_nano
-    )
+    made = Submission("braintrust", "project", _object_of_name(body["name"]), body, call.received_at_unix_nano)
     return Outcome(json_answer(200, _project(body["name"])), submissions=(made,))
 
 
@@ -171,9 +163,7 @@ def export(call: Call) -> Outcome:
     try:
         received = read_spans(call.body)
     except ValueError as error:
-        return Outcome(
-            text_answer(400, str(error)), flags=flags_of("braintrust", [("unreadable_body", str(error))])
-        )
+        return Outcome(text_answer(400, str(error)), flags=flags_of("braintrust", [("unreadable_body", str(error))]))
     placed = [(span, parent_of(span, call.headers)) for span in received]
     dropped = [span for span, parent in placed if parent is None]
     if dropped and len(dropped) == len(received):
@@ -222,9 +212,7 @@ def _place(call: Call) -> str | Outcome:
         flags = flags_of("braintrust", [("contract", f"{parameter}: {object_id} is no uuid")])
         return Outcome(text_answer(400, f"{parameter} must be a uuid (user {ADDRESS})"), flags=flags)
     where = f"{parameter}:{object_id.lower()}"
-    if call.switches.braintrust_unknown_object == "refuse" and where not in _objects(
-        call.ledger, call.switches
-    ):
+    if call.switches.braintrust_unknown_object == "refuse" and where not in _objects(call.ledger, call.switches):
         return Outcome(_unknown_object(), flags=flags_of("braintrust", [("unknown_project", where)]))
     return where
 
@@ -256,9 +244,7 @@ def _tags_refusal(where: str, items: Sequence[Item], ledger: Ledger, switches: S
     found = [("child_tags", item["id"]) for item in items if item.get("tags") and item["id"] in children]
     if not found:
         return None
-    return Outcome(
-        text_answer(400, "Tags may only be set on root spans"), flags=flags_of("braintrust", found)
-    )
+    return Outcome(text_answer(400, "Tags may only be set on root spans"), flags=flags_of("braintrust", found))
 
 
 def _kept(items: Sequence[Item], switches: Switches) -> list[Item]:
@@ -402,9 +388,7 @@ class RowIndex:
 
 def index_of(spans: Sequence[Span], submissions: Iterable[Submission]) -> RowIndex:
     """Arrange what has arrived for looking up."""
-    inserted = frozenset(
-        (each.project, each.item["id"]) for each in submissions if each.operation == "insert"
-    )
+    inserted = frozenset((each.project, each.item["id"]) for each in submissions if each.operation == "insert")
     places: dict[str, tuple[str, ...]] = {}
     for span in spans:
         places[span.span_id] = (*places.get(span.span_id, ()), span.project)
@@ -421,9 +405,7 @@ def judge(where: str, row_id: str, index: RowIndex, names: Mapping[str, str]) ->
     return Verdict(joined=False, reason=reason, flags=flags_of("braintrust", found))
 
 
-def _missing_flags(
-    where: str, row_id: str, index: RowIndex, names: Mapping[str, str]
-) -> list[tuple[str, str]]:
+def _missing_flags(where: str, row_id: str, index: RowIndex, names: Mapping[str, str]) -> list[tuple[str, str]]:
     if row_id in index.places:
         there = ", ".join(label(place, names) for place in index.places[row_id])
         return [("wrong_project", f"{row_id} is in {there}, not in {label(where, names)}")]
@@ -536,9 +518,7 @@ def _apply_insert(fold: _Fold, submission: Submission) -> None:
     verdict = judge(submission.project, parents[0], fold.index, fold.names)
     for said in _says(event, fold.index.by_place.get((submission.project, parents[0]))):
         key = canonical([*place, said.kind, said.name, said.value])
-        about = Said(
-            event["id"], said.kind, said.name, said.value, said.user, _child_target(event, said), event
-        )
+        about = Said(event["id"], said.kind, said.name, said.value, said.user, _child_target(event, said), event)
         fold.entries.add(key, submission, label(place[0], fold.names), about, verdict)
 
 
@@ -625,8 +605,7 @@ def btql_conditions(query: object) -> list[tuple[str, str]]:
     """Pick the ids that a textual query compares with; what else it asks is passed over."""
     text = query if isinstance(query, str) else json.dumps(query)
     sources = [
-        ("project_id" if kind == "project_logs" else "experiment_id", value)
-        for kind, value in _SOURCE.findall(text)
+        ("project_id" if kind == "project_logs" else "experiment_id", value) for kind, value in _SOURCE.findall(text)
     ]
     return [*sources, *((name, single or double) for name, single, double in _CONDITION.findall(text))]
 

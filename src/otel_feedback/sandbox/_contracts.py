@@ -63,9 +63,7 @@ def document(vendor: Vendor) -> Mapping[str, Any]:
 def body_violations(vendor: Vendor, method: str, template: str, body: Any) -> list[Violation]:
     """Say what a body breaks, the most telling first."""
     validator = _body_validator(vendor, method.lower(), template)
-    errors = sorted(
-        validator.iter_errors(body), key=lambda error: [str(part) for part in error.absolute_path]
-    )
+    errors = sorted(validator.iter_errors(body), key=lambda error: [str(part) for part in error.absolute_path])
     return [Violation(tuple(e.absolute_path), _short(e.message), str(e.validator)) for e in errors]
 
 
@@ -79,9 +77,7 @@ def _body_validator(vendor: Vendor, method: str, template: str) -> Validator:
     whole = document(vendor)
     content = whole["paths"][template][method]["requestBody"]["content"]
     schema = content["application/json"]["schema"]
-    return Draft202012Validator(
-        {"allOf": [schema], "components": whole["components"]}, format_checker=_FORMATS
-    )
+    return Draft202012Validator({"allOf": [schema], "components": whole["components"]}, format_checker=_FORMATS)
 
 
 def _short(message: str) -> str:

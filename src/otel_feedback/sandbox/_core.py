@@ -109,9 +109,7 @@ class Reply:
 class Core:
     """All that the sandbox knows, behind one lock."""
 
-    def __init__(
-        self, switches: Switches, clock: Callable[[], int], rng: random.Random, *, limits: Limits
-    ) -> None:
+    def __init__(self, switches: Switches, clock: Callable[[], int], rng: random.Random, *, limits: Limits) -> None:
         self.limits = limits
         self._switches = switches
         self._clock = clock
@@ -202,15 +200,13 @@ class Core:
         )
         return HANDLERS[vendor, incoming.method, incoming.template](call)
 
-    def _log(
-        self, incoming: Incoming, sequence: int, now: int, status: int | None, fault: Fault | None
-    ) -> None:
+    def _log(self, incoming: Incoming, sequence: int, now: int, status: int | None, fault: Fault | None) -> None:
         request = ReceivedRequest(
             method=incoming.method,
             path=incoming.whole_path,
             query=incoming.query_text,
             headers={name: value for name, value in incoming.headers.items() if name not in CREDENTIALS},
-            body=incoming.raw_body[:self.limits.logged_body_bytes],
+            body=incoming.raw_body[: self.limits.logged_body_bytes],
             received_at_unix_nano=now,
             status=status,
             fault=fault.kind if fault is not None else None,

@@ -116,18 +116,11 @@ def _is_number(value: object) -> bool:
 
 
 def _is_int(value: object, least: int, most: int | None) -> bool:
-    return (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and value >= least
-        and (most is None or value <= most)
-    )
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
 
 
 def _is_headers(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(text, str) for pair in value.items() for text in pair
-    )
+    return isinstance(value, Mapping) and all(isinstance(text, str) for pair in value.items() for text in pair)
 
 
 @dataclass(frozen=True, slots=True)

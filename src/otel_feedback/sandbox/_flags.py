@@ -74,9 +74,7 @@ def trace_id_flags(text: str) -> list[tuple[str, str]]:
     return _id_flags(text, _TRACE_ID, _SPAN_ID, "span_id_for_trace_id")
 
 
-def _id_flags(
-    text: str, right: re.Pattern[str], other: re.Pattern[str], confusion: str
-) -> list[tuple[str, str]]:
+def _id_flags(text: str, right: re.Pattern[str], other: re.Pattern[str], confusion: str) -> list[tuple[str, str]]:
     found: list[str] = []
     if text and not text.strip("0-"):
         found.append("zero_id")

@@ -29,9 +29,7 @@ class Entries:
     by_key: dict[str, FeedbackState] = field(default_factory=dict)
     details: dict[str, list[Flag]] = field(default_factory=dict)
 
-    def add(
-        self, key: str, submission: Submission, project: str, said: Said, verdict: Verdict
-    ) -> FeedbackState:
+    def add(self, key: str, submission: Submission, project: str, said: Said, verdict: Verdict) -> FeedbackState:
         """Count a feedback that is there already, or add it."""
         entry = self.by_key.get(key)
         if entry is None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ._limits import Limits
 from ._model import Flag, Outcome, Span, Submission, Vendor
 
+
 @dataclass(slots=True)
 class Ledger:
     """All that vendors took, in the order in which it came."""

@@ -90,9 +90,7 @@ def remove(call: Call) -> Outcome:
     if refusal is not None:
         return refusal
     known = any(
-        _is_removed_by(each.item, item)
-        for each in call.ledger.submissions("orq")
-        if each.operation == "create"
+        _is_removed_by(each.item, item) for each in call.ledger.submissions("orq") if each.operation == "create"
     )
     flags = flags_of("orq", [] if known else [("removed_nothing", str(item["id"]))])
     if not known and call.switches.orq_remove_unknown == "refuse":
@@ -150,9 +148,7 @@ def _read(call: Call, method: str, template: str) -> tuple[Item, Outcome | None]
     violations = _violations(method, template, body)
     if violations:
         found = [("contract", str(each)) for each in violations]
-        return {}, Outcome(
-            _message(400, str(violations[0])), flags=flags_of("orq", [*found, *_product_flags(body)])
-        )
+        return {}, Outcome(_message(400, str(violations[0])), flags=flags_of("orq", [*found, *_product_flags(body)]))
     return body, None
 
 
@@ -177,9 +173,7 @@ def _refusal_of(item: Item, ledger: Ledger, switches: Switches) -> tuple[int, st
 
 
 def _has_id(ledger: Ledger, feedback_id: str) -> bool:
-    return any(
-        each.item.get("id") == feedback_id for each in ledger.submissions("orq") if each.operation == "create"
-    )
+    return any(each.item.get("id") == feedback_id for each in ledger.submissions("orq") if each.operation == "create")
 
 
 def _read_annotation(call: Call, method: str) -> tuple[Item, Outcome | None]:
@@ -189,9 +183,7 @@ def _read_annotation(call: Call, method: str) -> tuple[Item, Outcome | None]:
     if refusal is not None:
         return {}, refusal
     target = {name: call.path_params[name] for name in ("trace_id", "span_id")}
-    if call.switches.orq_missing_trace == "refuse" and target["trace_id"] not in _trace_ids(
-        call.ledger.spans("orq")
-    ):
+    if call.switches.orq_missing_trace == "refuse" and target["trace_id"] not in _trace_ids(call.ledger.spans("orq")):
         return {}, Outcome(
             _message(404, "Trace is not found"),
             flags=flags_of("orq", [("unknown_trace", target["trace_id"])]),
@@ -263,9 +255,7 @@ def judge_annotation(trace_id: str, span_id: str, spans: frozenset[tuple[str, st
     if (trace_id, span_id) in spans:
         return Verdict(joined=True)
     unknown = Flag("orq", "unknown_span", span_id)
-    return Verdict(
-        joined=False, reason=f"no span {span_id!r} of trace {trace_id!r} has arrived", flags=(unknown,)
-    )
+    return Verdict(joined=False, reason=f"no span {span_id!r} of trace {trace_id!r} has arrived", flags=(unknown,))
 
 
 def _trace_ids(spans: Iterable[Span]) -> frozenset[str]:
@@ -374,8 +364,7 @@ def _take_off(effective: list[dict[str, Any]], place: Target, names: Collection[
     effective[:] = [
         row
         for row in effective
-        if (row["trace_id"], row["span_id"]) != (place["trace_id"], place["span_id"])
-        or row["property"] not in names
+        if (row["trace_id"], row["span_id"]) != (place["trace_id"], place["span_id"]) or row["property"] not in names
     ]
 
 

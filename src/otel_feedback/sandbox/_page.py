@@ -57,9 +57,7 @@ class Node:
 def render(state: State, *, refresh: str) -> str:
     """Write the page; `refresh` is one of `REFRESH_SECONDS`, anything else is off."""
     seconds = refresh if refresh in REFRESH_SECONDS[1:] else "off"
-    traces = sorted(
-        _traces(state["spans"]).items(), key=lambda pair: -pair[1][0].span["start_time_unix_nano"]
-    )
+    traces = sorted(_traces(state["spans"]).items(), key=lambda pair: -pair[1][0].span["start_time_unix_nano"])
     placed = {(trace_id, node.span["span_id"]) for trace_id, nodes in traces for node, _ in _walk(nodes)}
     return _template("page.html").substitute(
         title=f"{state['orphans']} orphans · otel-feedback sandbox",
@@ -69,9 +67,7 @@ def render(state: State, *, refresh: str) -> str:
         counts=_counts(state),
         attention=_attention(state),
         faults=_faults(state),
-        traces="\n".join(
-            _trace(trace_id, nodes, state["feedback"]) for trace_id, nodes in traces[:MAX_TRACES]
-        )
+        traces="\n".join(_trace(trace_id, nodes, state["feedback"]) for trace_id, nodes in traces[:MAX_TRACES])
         or '<section class="card soft">No span has arrived yet.</section>',
         elsewhere=_elsewhere([entry for entry in state["feedback"] if not _has_place(entry, placed)]),
         effective=_effective(state),
@@ -119,9 +115,7 @@ def _counts(state: State) -> str:
         ("flags", len(state["flags"]), "bad"),
         ("requests", state["requests"], ""),
     )
-    return "".join(
-        f'<li class="{kind if count else ""}"><b>{count}</b> {name}</li>' for name, count, kind in counts
-    )
+    return "".join(f'<li class="{kind if count else ""}"><b>{count}</b> {name}</li>' for name, count, kind in counts)
 
 
 # --- what is wrong -------------------------------------------------------------------------------
@@ -165,13 +159,9 @@ def _grouped(flags: Iterable[FlagState]) -> dict[tuple[str, str], list[str]]:
 def _flag_line(vendor: str, flag: str, details: Sequence[str]) -> str:
     distinct = list(dict.fromkeys(details))
     shown = " ".join(f"<code>{_text(each)}</code>" for each in distinct[:MAX_DETAILS])
-    more = (
-        f' <span class="soft">and {len(distinct) - MAX_DETAILS} more</span>' if distinct[MAX_DETAILS:] else ""
-    )
+    more = f' <span class="soft">and {len(distinct) - MAX_DETAILS} more</span>' if distinct[MAX_DETAILS:] else ""
     times = f' <span class="times">{TIMES}{len(details)}</span>' if len(details) > 1 else ""
-    return (
-        f"{_vendor(vendor)}<div>{_flag(flag)}{times} {escape(MEANINGS[flag])}<div>{shown}{more}</div></div>"
-    )
+    return f"{_vendor(vendor)}<div>{_flag(flag)}{times} {escape(MEANINGS[flag])}<div>{shown}{more}</div></div>"
 
 
 def _faults(state: State) -> str:
@@ -293,9 +283,7 @@ def _has_place(entry: FeedbackState, placed: set[tuple[str, str]]) -> bool:
 
 def _elsewhere(entries: Sequence[FeedbackState]) -> str:
     lines = [f"{_vendor(entry['vendor'])}<div>{_feedback(entry)}</div>" for entry in entries]
-    return (
-        f'<section class="card">{_list("On a conversation, or taken back", lines)}</section>' if lines else ""
-    )
+    return f'<section class="card">{_list("On a conversation, or taken back", lines)}</section>' if lines else ""
 
 
 def _effective(state: State) -> str:

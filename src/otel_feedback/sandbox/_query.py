@@ -23,9 +23,7 @@ def select(rows: Sequence[Row], request: Row) -> tuple[list[Row], int]:
     limit = request.get("limit")
     cut = found[start:] if limit is None else found[start : start + limit]
     names = request.get("fields")
-    return [dict(row) if names is None else {name: field(row, name) for name in names} for row in cut], len(
-        found
-    )
+    return [dict(row) if names is None else {name: field(row, name) for name in names} for row in cut], len(found)
 
 
 def _sort_key(name: str) -> Callable[[Row], str]:

@@ -181,11 +181,28 @@ class _Server(uvicorn.Server):
         await self._life.stopping.wait()
 
 
+def _listen(port: int) -> socket.socket:
+    """Open a listening socket.
+
+    Its protocol is named, because asyncio switches Nagle's algorithm off only where it is (`_set_nodelay` in
+    asyncio/base_events.py); `socket.create_server` leaves it open, and each answer then waits 40 ms for an ACK.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
 class _Running:
     """A listening socket, the server on it, and the thread that runs it."""
 
     def __init__(self, core: Core, port: int) -> None:
-        self._socket = socket.create_server((HOST, port), backlog=BACKLOG)
+        self._socket = _listen(port)
         self.url = f"http://{HOST}:{self._socket.getsockname()[1]}"
         self._started = threading.Event()
         app, self._life = build(core, self._started.set)

@@ -284,9 +284,7 @@ def _missing(ledger: Ledger, project: str, ids: Iterable[str], switches: Switche
 
 def _submission(call: Call, operation: str, item: Item) -> Submission:
     size = len(canonical(item))
-    return Submission(
-        "weave", operation, item["project_id"], item, call.received_at_unix_nano, size_bytes=size
-    )
+    return Submission("weave", operation, item["project_id"], item, call.received_at_unix_nano, size_bytes=size)
 
 
 def _export(call: Call, view: str) -> Outcome:
@@ -509,9 +507,7 @@ class _Fold:
     contents: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
-def read(
-    spans: Sequence[Span], submissions: Sequence[Submission], switches: Switches, now_unix_nano: int
-) -> Reading:
+def read(spans: Sequence[Span], submissions: Sequence[Submission], switches: Switches, now_unix_nano: int) -> Reading:
     """Answer every feedback with its verdict, and the rows as they stand now."""
     traces = {(span.project, span.view, span.span_id): span.trace_id for span in spans}
     fold = _Fold(targets_of(spans), traces, switches)
@@ -525,9 +521,7 @@ def _apply_create(fold: _Fold, submission: Submission) -> None:
     ref = parse_ref(item["weave_ref"])
     verdict = judge(ref, item["feedback_type"], fold.targets)
     if ref is not None and ref.project != item["project_id"]:
-        verdict = replace(
-            verdict, joined=False, reason="the reference is in another project than the feedback"
-        )
+        verdict = replace(verdict, joined=False, reason="the reference is in another project than the feedback")
     refs = [] if verdict.joined else ref_flags(item["weave_ref"], item["project_id"])
     found = flags_of("weave", [*item_flags(item), *refs, *type_flags(item, fold.switches)])
     flags = (*found, *verdict.flags, *_repeat_flags(fold, item))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+import os
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import DeliveryStatus, FeedbackRecord
@@ -44,8 +48,28 @@ class _Delivery:
         return self.state in ("pending", "leased")
 
 
+class _Outbox:
+    """What is in the outbox, indexed for each question that is asked of it."""
+
+    def __init__(self) -> None:
+        self.sequences = count()
+        self.records: dict[str, list[FeedbackRecord]] = {}
+        # The ids of the judgements of one span under one name, the one that was put last at the end.
+        self.ids_by_call: dict[tuple[int, int, str], dict[str, None]] = {}
+        self.deliveries: dict[tuple[str, int], _Delivery] = {}
+        # By destination and id, in the order in which they were put.
+        self.revisions: dict[tuple[str, str], list[_Delivery]] = {}
+        # By destination, a heap of (due, sequence). An entry counts only while its delivery still waits for that time;
+        # changing a delivery adds an entry and leaves the old one to be met and dropped.
+        self.due: dict[str, list[tuple[int, int]]] = {}
+        self.parked: dict[str, Parked] = {}
+        self.joined: dict[str, str] = {}
+
+
 class MemoryStore:
     """The index and the outbox in dictionaries under one lock.
+
+    A forked child keeps the index and starts with an empty outbox: what was recorded before is its parent's to deliver.
 
     Args:
         clock: what tells the time.
@@ -58,11 +82,9 @@ class MemoryStore:
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._keys: dict[tuple[str, str], dict[tuple[int, int], FeedbackHandle]] = {}
-        self._records: dict[str, list[FeedbackRecord]] = {}
-        self._deliveries: list[_Delivery] = []
+        self._outbox = _Outbox()
         self._pauses: dict[str, tuple[int, str]] = {}
-        self._parked: dict[str, Parked] = {}
-        self._joined: dict[str, str] = {}
+        _STORES.add(self)
 
     def __repr__(self) -> str:
         """Say what it is."""
@@ -73,6 +95,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """Do nothing: what is in memory goes with the process."""
+
+    def _leave_parent(self) -> None:
+        """In a forked child, give up the parent's outbox, and its lock, which one of its threads may have held."""
+        self._lock, self._outbox = threading.RLock(), _Outbox()
 
     # --- the index ---
 
@@ -98,24 +124,29 @@ class MemoryStore:
         self.put_many([Entry(record, destinations, skipped or {})])
 
     def put_many(self, entries: Sequence[Entry]) -> None:
-        """Accept several records."""
+        """Accept several records, all or none."""
+        # Read completely before anything is kept: an entry that cannot be read leaves nothing behind.
+        read = [_read(entry) for entry in entries]
         with self._lock:
-            for entry in entries:
+            for entry in read:
                 self._put(entry)
 
     def _put(self, entry: Entry) -> None:
         now = self._clock.time_unix_nano()
-        revisions = self._records.setdefault(entry.record.id, [])
+        revisions = self._outbox.records.setdefault(entry.record.id, [])
         record = replace(entry.record, revision=len(revisions))
         revisions.append(record)
-        replaced = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
-        sequence = len(self._deliveries)
+        ids = self._outbox.ids_by_call.setdefault(_call_and_name(record), {})
+        ids.pop(record.id, None)
+        ids[record.id] = None
+        sequence = next(self._outbox.sequences)
         for destination in entry.destinations:
-            for older in self._of(record.id, destination) if record.revision else ():
-                older.state = replaced if older.state == "pending" else older.state
+            for older in self._of(record.id, destination):
+                if older.state == "pending":
+                    older.state = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
             reason = entry.skipped.get(destination)
             state = TRANSITIONS["recorded", "accept" if reason is None else "skip"]
-            self._deliveries.append(_Delivery(record, sequence, destination, state, now, now, reason))
+            self._add(_Delivery(record, sequence, destination, state, now, now, reason))
 
     def lease(self, destination: str, *, limit: int, duration_millis: int) -> Sequence[Lease]:
         """Take what is due at one destination."""
@@ -123,17 +154,17 @@ class MemoryStore:
         with self._lock:
             if self._pause(destination) is not None:
                 return []
-            due = sorted(
-                (delivery for delivery in self._at(destination) if delivery.waits and delivery.due <= now),
-                key=lambda delivery: (delivery.due, delivery.sequence),
-            )
-            # What may go is decided before anything is taken, so that of one judgement two revisions never go at once.
-            free = [delivery for delivery in due if not any(older.state == "leased" for older in self._older(delivery))]
-            return [self._lease(delivery, now + duration_millis * NANOS_PER_MILLI) for delivery in free[:limit]]
+            # What may go is decided before anything is taken: a lease of no length would be due again at once.
+            free: dict[int, _Delivery] = {}
+            while len(free) < limit and (due := self._next(destination)) is not None and due <= now:
+                _, sequence = heapq.heappop(self._outbox.due[destination])
+                free[sequence] = self._outbox.deliveries[destination, sequence]
+            return [self._lease(delivery, now + duration_millis * NANOS_PER_MILLI) for delivery in free.values()]
 
     def _lease(self, delivery: _Delivery, expires_at: int) -> Lease:
         delivery.state, delivery.due = TRANSITIONS[delivery.state, "lease"], expires_at
         delivery.fence += 1
+        self._note_due(delivery)
         return Lease(
             record=delivery.record,
             destination=delivery.destination,
@@ -149,8 +180,8 @@ class MemoryStore:
     def settle(self, lease: Lease, settlement: Settlement) -> bool:
         """End a lease; answer whether it was still the newest."""
         with self._lock:
-            delivery = next(delivery for delivery in self._at(lease.destination) if delivery.sequence == lease.sequence)
-            if delivery.fence != lease.fence or delivery.state != "leased":
+            delivery = self._outbox.deliveries.get((lease.destination, lease.sequence))
+            if delivery is None or delivery.fence != lease.fence or delivery.state != "leased":
                 return False
             event: str = settlement.event
             if event == "retry":
@@ -160,13 +191,15 @@ class MemoryStore:
             delivery.attempts += settlement.counts
             delivery.reason = settlement.reason
             delivery.parts = dict(settlement.parts)
+            # The newer revisions as well, which could not go before it.
+            for waiting in self._of(lease.record.id, lease.destination):
+                self._note_due(waiting)
             return True
 
     def next_due(self, destination: str) -> int | None:
         """Say when something will be due at a destination."""
         with self._lock:
-            due = min((delivery.due for delivery in self._at(destination) if delivery.waits), default=None)
-            pause = self._pause(destination)
+            due, pause = self._next(destination), self._pause(destination)
             return due if due is None or pause is None else max(due, pause[0])
 
     def pause(self, destination: str, *, reason: str, until_unix_nano: int) -> None:
@@ -182,45 +215,55 @@ class MemoryStore:
     def requeue(self, record_id: str, destination: str) -> bool:
         """Make a dead delivery pending again, or superseded where a newer judgement came since."""
         with self._lock:
-            dead = [delivery for delivery in self._of(record_id, destination) if delivery.state == "dead"]
+            same = self._of(self._joined_id(record_id), destination)
+            dead = [delivery for delivery in same if delivery.state == "dead"]
             for delivery in dead[-1:]:
                 event = self._event_after_newer(delivery) or "requeue"
                 delivery.state = TRANSITIONS["dead", event]
                 delivery.due = delivery.accepted_at = self._clock.time_unix_nano()
                 delivery.attempts = 0
+                delivery.parts = {kind: part for kind, part in delivery.parts.items() if part.state != "dead"}
+                self._note_due(delivery)
             return bool(dead)
 
     def route(self, destinations: Sequence[str]) -> int:
         """Give the records that wait as unrouted to these destinations."""
+        given = dict.fromkeys(destinations)
+        if not given:
+            return 0
         with self._lock:
             waiting = [delivery for delivery in self._at(UNROUTED) if delivery.state == "pending"]
             for delivery in waiting:
-                self._deliveries.remove(delivery)
-                self._deliveries.extend(
-                    replace(delivery, destination=destination, due=delivery.accepted_at) for destination in destinations
-                )
+                self._remove(delivery)
+                for destination in given:
+                    self._route(replace(delivery, destination=destination, due=delivery.accepted_at))
             return len(waiting)
+
+    def _route(self, delivery: _Delivery) -> None:
+        """Let a record that waited go to a destination that it does not go to already."""
+        if (delivery.destination, delivery.sequence) not in self._outbox.deliveries:
+            event = self._event_after_newer(delivery)
+            delivery.state = delivery.state if event is None else TRANSITIONS["pending", event]
+            self._add(delivery)
 
     def latest(self, record_id: str) -> FeedbackRecord | None:
         """Answer the newest record under an id."""
         with self._lock:
-            revisions = self._records.get(self._joined.get(record_id, record_id))
+            revisions = self._outbox.records.get(self._joined_id(record_id))
             return revisions[-1] if revisions else None
 
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
         """Answer the newest judgement of the same span and name that somebody else's id holds."""
+        about = _call_and_name(record)
         with self._lock:
-            others = [revisions[-1] for key, revisions in self._records.items() if key != record.id]
-            about = (record.handle.context.trace_id, record.handle.context.span_id, record.name)
-            return max(
+            newest = (self._outbox.records[each][-1] for each in reversed(self._outbox.ids_by_call.get(about, {})))
+            return next(
                 (
                     other
-                    for other in others
-                    if (other.handle.context.trace_id, other.handle.context.span_id, other.name) == about
-                    and not other.retracts
+                    for other in newest
+                    if other.id != record.id and not other.retracts and _call_and_name(other) == about
                 ),
-                key=lambda other: other.recorded_at_unix_nano,
-                default=None,
+                None,
             )
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
@@ -228,18 +271,18 @@ class MemoryStore:
         with self._lock:
             newest = self.latest(record_id)
             if newest is None:
-                return {} if record_id in self._parked else None
+                return {} if record_id in self._outbox.parked else None
             return {
-                delivery.destination: DeliveryStatus(delivery.state, delivery.reason, delivery.attempts)
-                for delivery in self._deliveries
-                if (delivery.record.id, delivery.record.revision) == (newest.id, newest.revision)
+                destination: DeliveryStatus(delivery.state, delivery.reason, delivery.attempts)
+                for destination in self._outbox.due
+                for delivery in self._of(newest.id, destination)[-1:]
+                if delivery.record.revision == newest.revision
             }
 
     def stats(self) -> Mapping[str, DestinationStats]:
         """Answer the account of each destination that ever got a record."""
         with self._lock:
-            names = dict.fromkeys(delivery.destination for delivery in self._deliveries)
-            return {name: self._account(name) for name in names}
+            return {name: self._account(name) for name in self._outbox.due if self._at(name)}
 
     def _account(self, destination: str) -> DestinationStats:
         deliveries = self._at(destination)
@@ -263,50 +306,111 @@ class MemoryStore:
     def park(self, parked: Parked) -> None:
         """Keep a judgement whose key is not known yet."""
         with self._lock:
-            self._joined.pop(parked.record.id, None)
-            self._parked.pop(parked.record.id, None)
-            self._parked[parked.record.id] = parked
+            self._outbox.joined.pop(parked.record.id, None)
+            self._outbox.parked.pop(parked.record.id, None)
+            self._outbox.parked[parked.record.id] = parked
 
     def parked(self, kind: str, key: str) -> Sequence[Parked]:
         """Answer the judgements that wait for a key, oldest first."""
         with self._lock:
             return [
                 parked
-                for parked_id, parked in self._parked.items()
-                if (parked.kind, parked.key) == (kind, key) and parked_id not in self._joined
+                for parked_id, parked in self._outbox.parked.items()
+                if (parked.kind, parked.key) == (kind, key) and parked_id not in self._outbox.joined
             ]
 
     def unpark(self, parked_id: str, entry: Entry) -> bool:
         """Put a parked judgement's record; from now on its parked id means the record."""
+        read = _read(entry)
         with self._lock:
-            if parked_id not in self._parked or parked_id in self._joined:
+            if parked_id not in self._outbox.parked or parked_id in self._outbox.joined:
                 return False
-            self._joined[parked_id] = entry.record.id
-            self._put(entry)
+            self._outbox.joined[parked_id] = read.record.id
+            self._put(read)
             return True
 
     # --- helpers, under the lock ---
 
+    def _add(self, delivery: _Delivery) -> None:
+        self._outbox.deliveries[delivery.destination, delivery.sequence] = delivery
+        same = self._outbox.revisions.setdefault((delivery.destination, delivery.record.id), [])
+        same.append(delivery)
+        same.sort(key=lambda other: other.sequence)  # one that was routed comes after newer ones
+        self._outbox.due.setdefault(delivery.destination, [])
+        self._note_due(delivery)
+
+    def _remove(self, delivery: _Delivery) -> None:
+        del self._outbox.deliveries[delivery.destination, delivery.sequence]
+        self._of(delivery.record.id, delivery.destination).remove(delivery)
+
+    def _note_due(self, delivery: _Delivery) -> None:
+        """Enter a delivery that waits into the heap of what is due."""
+        if delivery.waits:
+            heapq.heappush(self._outbox.due[delivery.destination], (delivery.due, delivery.sequence))
+
+    def _next(self, destination: str) -> int | None:
+        """Bring what is due next to the top of the heap, dropping what may not go; answer when it is due."""
+        heap = self._outbox.due.get(destination, [])
+        while heap:
+            due, sequence = heap[0]
+            delivery = self._outbox.deliveries.get((destination, sequence))
+            if delivery is not None and delivery.waits and delivery.due == due and not self._is_held_back(delivery):
+                return due
+            heapq.heappop(heap)
+        return None
+
     def _at(self, destination: str) -> list[_Delivery]:
-        return [delivery for delivery in self._deliveries if delivery.destination == destination]
+        return [delivery for (where, _), delivery in self._outbox.deliveries.items() if where == destination]
 
     def _of(self, record_id: str, destination: str) -> list[_Delivery]:
-        return [delivery for delivery in self._at(destination) if delivery.record.id == record_id]
+        return self._outbox.revisions.get((destination, record_id), [])
 
-    def _older(self, delivery: _Delivery) -> list[_Delivery]:
-        if delivery.record.revision == 0:
-            return []
+    def _older(self, delivery: _Delivery) -> Iterator[_Delivery]:
         same = self._of(delivery.record.id, delivery.destination)
-        return [other for other in same if other.record.revision < delivery.record.revision]
+        return (other for other in same if other.sequence < delivery.sequence)
+
+    def _is_held_back(self, delivery: _Delivery) -> bool:
+        """Tell whether an older revision is leased, which must end first."""
+        return any(older.state == "leased" for older in self._older(delivery))
 
     def _event_after_newer(self, delivery: _Delivery) -> str | None:
         """Name what happens to a delivery that would wait again, when a newer revision came."""
-        same = self._of(delivery.record.id, delivery.destination)
-        newer = [other for other in same if other.record.revision > delivery.record.revision]
-        if not newer:
+        newest = self._of(delivery.record.id, delivery.destination)[-1:]
+        if not newest or newest[0].sequence <= delivery.sequence:
             return None
-        return "retract" if newer[-1].record.retracts else "supersede"
+        return "retract" if newest[0].record.retracts else "supersede"
+
+    def _joined_id(self, record_id: str) -> str:
+        """Follow a parked judgement's id to its record."""
+        return self._outbox.joined.get(record_id, record_id)
 
     def _pause(self, destination: str) -> tuple[int, str] | None:
         pause = self._pauses.get(destination)
         return pause if pause is not None and pause[0] > self._clock.time_unix_nano() else None
+
+
+def _read(entry: Entry) -> Entry:
+    """Take an entry's own copy of what is said, each destination once."""
+    return Entry(entry.record, _once(entry.destinations), dict(entry.skipped))
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _call_and_name(record: FeedbackRecord) -> tuple[int, int, str]:
+    """Say what a judgement is about: the span, and the name."""
+    return record.handle.context.trace_id, record.handle.context.span_id, record.name
+
+
+_STORES: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
+
+
+def _leave_parent() -> None:
+    """In a forked child, before anything else runs there."""
+    for store in _STORES:
+        store._leave_parent()  # noqa: SLF001 (the fork hooks are one for the process, and part of the class)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_parent)

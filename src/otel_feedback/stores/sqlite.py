@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,13 +131,24 @@ WHERE d.id = ? AND d.destination = ? AND d.sequence > ? ORDER BY d.sequence DESC
 SETTLE = """
 UPDATE deliveries SET state = ?, due = ?, attempts = ?, reason = ?, parts = ? WHERE destination = ? AND sequence = ?
 """
-NEXT_DUE = "SELECT min(due) FROM deliveries WHERE destination = ? AND state IN ('pending', 'leased')"
-DEAD = (
-    "SELECT sequence FROM deliveries WHERE id = ? AND destination = ? AND state = 'dead' ORDER BY sequence DESC LIMIT 1"
+NEXT_DUE = """
+SELECT d.due FROM deliveries AS d
+WHERE d.destination = ? AND d.state IN ('pending', 'leased')
+AND NOT EXISTS (
+    SELECT 1 FROM deliveries AS older
+    WHERE older.id = d.id AND older.destination = d.destination AND older.sequence < d.sequence
+    AND older.state = 'leased'
 )
-REQUEUE = (
-    "UPDATE deliveries SET state = ?, due = ?, attempts = 0, accepted_at = ? WHERE destination = ? AND sequence = ?"
-)
+ORDER BY d.due LIMIT 1
+"""
+DEAD = """
+SELECT sequence, parts FROM deliveries WHERE id = ? AND destination = ? AND state = 'dead'
+ORDER BY sequence DESC LIMIT 1
+"""
+REQUEUE = """
+UPDATE deliveries SET state = ?, due = ?, accepted_at = ?, attempts = 0, parts = ?
+WHERE destination = ? AND sequence = ?
+"""
 
 PAUSE = """
 INSERT INTO pauses (destination, until, reason) VALUES (?, ?, ?)
@@ -145,6 +158,7 @@ PAUSES = "SELECT destination, until, reason FROM pauses WHERE until > ?"
 RESUME = "DELETE FROM pauses WHERE destination = ?"
 
 WAITING = "SELECT sequence, id, accepted_at FROM deliveries WHERE destination = ? AND state = 'pending'"
+IS_AT = "SELECT 1 FROM deliveries WHERE destination = ? AND sequence = ?"
 STOP_WAITING = "DELETE FROM deliveries WHERE destination = ? AND state = 'pending'"
 
 LATEST = "SELECT sequence, body, revision FROM records WHERE id = ? ORDER BY revision DESC LIMIT 1"
@@ -167,10 +181,6 @@ SELECT kind, key, destinations, body FROM parked WHERE kind = ? AND key = ? AND 
 UNPARK = "UPDATE parked SET record_id = ? WHERE id = ? AND record_id IS NULL"
 JOINED = "SELECT record_id, body FROM parked WHERE id = ?"
 
-# Connections that a forked child inherited: closing one would release its parent's locks
-# (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_), so they are kept, unused.
-_INHERITED: list[sqlite3.Connection] = []
-
 
 class SQLiteStore:
     """The index and the outbox in one SQLite file in WAL mode, one transaction a method.
@@ -188,13 +198,19 @@ class SQLiteStore:
     def __init__(
         self, path: str | Path, *, durability: Literal["disk", "process"] = "disk", clock: Clock | None = None
     ) -> None:
+        self._connection: sqlite3.Connection | None = None
         self.path = Path(path).absolute()
         self.url = f"sqlite:///{self.path}"
         self.durability: str = durability
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        _STORES.add(self)
+
+    def __del__(self) -> None:
+        """Warn when the file was left open, and close it."""
+        if self._connection is not None:
+            warnings.warn(f"{self!r} was collected open; close it", ResourceWarning, source=self, stacklevel=2)
+            self._connection.close()
 
     def __repr__(self) -> str:
         """Name the file and whether it is open."""
@@ -213,16 +229,23 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file; using the store again opens it again."""
-        self._leave_parent()
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
 
+    def _before_fork(self) -> None:
+        """Close the file and let no thread open it again before the fork."""
+        self._lock.acquire()
+        self.close()
+
+    def _after_fork(self) -> None:
+        """Let the file be used again; whoever does opens it."""
+        self._lock.release()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run one write transaction and translate SQLite's errors, here and nowhere else."""
-        self._leave_parent()
         with self._lock:
             try:
                 connection = self._connection = self._connection or self._connect()
@@ -240,7 +263,6 @@ class SQLiteStore:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Read without taking the writers' lock."""
-        self._leave_parent()
         with self._lock:
             try:
                 connection = self._connection = self._connection or self._connect()
@@ -248,19 +270,23 @@ class SQLiteStore:
             except sqlite3.Error as error:
                 raise StoreError(f"the store {self.url} failed: {error}", store=self.url) from error
 
-    def _leave_parent(self) -> None:
-        """In a forked child, let go of the parent's connection and lock."""
-        if self._pid != os.getpid():
-            if self._connection is not None:
-                _INHERITED.append(self._connection)
-            self._connection, self._lock, self._pid = None, threading.RLock(), os.getpid()
-
     def _connect(self) -> sqlite3.Connection:
-        """Open the file, check whose it is, and bring its schema up."""
+        """Open the file, making it when it is missing; say what to do where that fails."""
         self._make_directory()
-        connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_MILLIS / 1_000, isolation_level=None, check_same_thread=False
-        )
+        try:
+            connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT_MILLIS / 1_000, isolation_level=None, check_same_thread=False
+            )
+            return self._prepare(connection)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the store {self.url} cannot be opened: {error}; give it a file of its own, in a directory that this "
+                "process can write",
+                store=self.url,
+            ) from error
+
+    def _prepare(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Check whose file it is, and bring its schema and its mode up."""
         try:
             # Under one lock, so that of two processes that start together one makes the tables and the other
             # finds them. Changing the journal mode inside of it is not possible, and does not need to be.
@@ -277,15 +303,16 @@ class SQLiteStore:
     def _make_directory(self) -> None:
         """Make the file's directory; our own default one gets a `.gitignore`, as pytest's cache does."""
         directory = self.path.parent
-        if directory.is_dir():
-            return
         try:
+            if directory.is_dir():
+                return
             directory.mkdir(parents=True, exist_ok=True)
             if directory.name == ".otel_feedback":
                 (directory / ".gitignore").write_text("# made by otel-feedback\n*\n", encoding="utf-8")
         except OSError as error:
             raise StoreError(
-                f"the directory of the store {self.url} cannot be made: {error}", store=self.url
+                f"the directory of the store {self.url} cannot be made: {error}; give the store another path",
+                store=self.url,
             ) from error
 
     def _check_or_create(self, connection: sqlite3.Connection) -> None:
@@ -296,7 +323,6 @@ class SQLiteStore:
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif application_id != APPLICATION_ID:
             raise StoreError(
                 f"{self.path} is another program's database; give the store a file of its own", store=self.url
@@ -307,6 +333,8 @@ class SQLiteStore:
                 f"{SCHEMA_VERSION}); upgrade this process too",
                 store=self.url,
             )
+        # Written each time: a transaction in a file that can only be read succeeds until something is written.
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         """Switch to WAL; SQLite does not wait for other openers while it switches, so this does."""
@@ -366,7 +394,7 @@ class SQLiteStore:
             ),
         ).lastrowid
         replaced = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
-        for destination in entry.destinations:
+        for destination in dict.fromkeys(entry.destinations):
             if revision:
                 connection.execute(REPLACE_PENDING, (replaced, record.id, destination))
             reason = entry.skipped.get(destination)
@@ -443,24 +471,28 @@ class SQLiteStore:
         """Make a dead delivery pending again, or superseded where a newer judgement came since."""
         now = self._clock.time_unix_nano()
         with self._transaction() as connection:
-            sequence = _scalar(connection, DEAD, (record_id, destination))
-            if sequence is None:
+            joined_id = _joined_id(connection, record_id)
+            found = connection.execute(DEAD, (joined_id, destination)).fetchone()
+            if found is None:
                 return False
-            event = _event_after_newer(connection, record_id, destination, sequence) or "requeue"
-            connection.execute(REQUEUE, (TRANSITIONS["dead", event], now, now, destination, sequence))
+            sequence, parts = found[0], {kind: part for kind, part in _parts(found[1]).items() if part.state != "dead"}
+            event = _event_after_newer(connection, joined_id, destination, sequence) or "requeue"
+            connection.execute(
+                REQUEUE, (TRANSITIONS["dead", event], now, now, _parts_to_json(parts), destination, sequence)
+            )
             return True
 
     def route(self, destinations: Sequence[str]) -> int:
         """Give the records that wait as unrouted to these destinations."""
+        given = dict.fromkeys(destinations)
+        if not given:
+            return 0
         with self._transaction() as connection:
             waiting = connection.execute(WAITING, (UNROUTED,)).fetchall()
-            for sequence, record_id, accepted_at in waiting:
-                for destination in destinations:
-                    connection.execute(
-                        INSERT_DELIVERY,
-                        (destination, sequence, record_id, "pending", accepted_at, accepted_at, None),
-                    )
             connection.execute(STOP_WAITING, (UNROUTED,))
+            for sequence, record_id, accepted_at in waiting:
+                for destination in given:
+                    _route(connection, (destination, sequence, record_id), accepted_at)
             return len(waiting)
 
     def latest(self, record_id: str) -> FeedbackRecord | None:
@@ -545,6 +577,15 @@ def _scalar(connection: sqlite3.Connection, sql: str, parameters: Sequence[objec
     return None if row is None else row[0]
 
 
+def _route(connection: sqlite3.Connection, place: tuple[str, int, str], accepted_at: int) -> None:
+    """Let a record that waited go to a destination that it does not go to already."""
+    destination, sequence, record_id = place
+    if _scalar(connection, IS_AT, (destination, sequence)) is None:
+        event = _event_after_newer(connection, record_id, destination, sequence)
+        state = "pending" if event is None else TRANSITIONS["pending", event]
+        connection.execute(INSERT_DELIVERY, (*place, state, accepted_at, accepted_at, None))
+
+
 def _event_after_newer(connection: sqlite3.Connection, record_id: str, destination: str, sequence: int) -> str | None:
     """Name what happens to a delivery that would wait again, when a newer revision came."""
     newer = connection.execute(NEWER, (record_id, destination, sequence)).fetchone()
@@ -592,3 +633,31 @@ def _account(rows: Sequence[tuple[str, str | None, int, int]], paused: str | Non
         oldest_unix_nano=min(waiting, default=None),
         paused=paused,
     )
+
+
+# Every store of this process. A connection must not be carried across a fork
+# (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_): the child's own connection
+# would rely on locks that only the parent holds, and lose what it wrote when the parent closed. So the files are
+# closed before a fork, and opened again on both sides when they are next used.
+_STORES: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
+_FORKING = threading.Lock()
+_closed_for_fork: list[SQLiteStore] = []
+
+
+def _before_fork() -> None:
+    """Close every store; one fork at a time."""
+    _FORKING.acquire()
+    _closed_for_fork.extend(_STORES)
+    for store in _closed_for_fork:
+        store._before_fork()  # noqa: SLF001 (the hooks are one for the process, and part of the class)
+
+
+def _after_fork() -> None:
+    """Let every store be used again, in the parent and in the child."""
+    while _closed_for_fork:
+        _closed_for_fork.pop()._after_fork()  # noqa: SLF001 (as above)
+    _FORKING.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,47 @@
+"""What CI runs, one session each; `nox` alone runs all of them."""
+
+import nox
+
+nox.options.default_venv_backend = "uv|venv"
+nox.options.error_on_missing_interpreters = False
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and lint."""
+    session.install("ruff>=0.6")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, with both checkers."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def newcomer(session: nox.Session) -> None:
+    """Run the README's first command in an environment that has nothing else."""
+    session.install("pip")
+    session.run("python", "-m", "pip", "install", "--quiet", ".[demo]")
+    session.run("otel-feedback", "demo", "--exit")
+
+
+@nox.session
+def core_only(session: nox.Session) -> None:
+    """Use the library without any extra."""
+    session.install("pip")
+    session.run("python", "-m", "pip", "install", "--quiet", ".")
+    session.run("python", "examples/quickstart.py")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the suite, with every branch covered."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "--cov", "--cov-report=term", "--cov-fail-under=100", *session.posargs)

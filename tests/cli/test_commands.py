@@ -1,0 +1,177 @@
+"""The commands, run as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+
+import pytest
+
+from otel_feedback.sandbox import Sandbox
+
+COMMAND = (sys.executable, "-m", "otel_feedback")
+
+
+def run(*arguments: str, columns: int = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def until(process: subprocess.Popen[str], words: str) -> list[str]:
+    """Read a running command's lines until one has these words."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        if words in line:
+            return lines
+    pytest.fail(f"never said {words!r}: {lines}")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("demo", "--help"), ("sandbox", "--help")])
+def test_help_fits_a_narrow_terminal(arguments: Sequence[str]):
+    """
+    The help of each command is there, and no line is longer than the terminal is wide.
+    """
+    done = run(*arguments, columns=80)
+
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_demo_shows_every_judgement_joined_at_every_vendor():
+    """
+    The demo ends well: twelve of twelve joined, the table says so in every cell, and the page's address is there.
+    """
+    done = run("demo", "--exit")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("✓ joined") == 12
+    assert "✗" not in done.stdout
+    assert "12 of 12 joined, 0 orphaned, 0 flagged." in done.stdout
+    assert re.search(r"http://127\.0\.0\.1:\d+/", done.stdout)
+
+
+def test_the_demo_keeps_its_page_up_in_a_terminal():
+    """
+    In a terminal the demo goes on until Ctrl-C, and meanwhile its page answers.
+    """
+    leader, follower = pty.openpty()
+    with subprocess.Popen([*COMMAND, "demo"], stdin=follower, stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        said = b""
+        while b"Ctrl-C ends it." not in said:
+            said += os.read(leader, 65_536)
+        (url,) = re.findall(rb"(http://127\.0\.0\.1:\d+/)", said)
+        with urllib.request.urlopen(url.decode(), timeout=10) as answer:
+            page = answer.read().decode()
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=30)
+    os.close(leader)
+
+    assert code == 0
+    assert "<html" in page
+
+
+def test_the_live_demo_needs_a_key():
+    """
+    Without any key in the environment `--live` says which ones it looks for.
+    """
+    done = run("demo", "--live")
+
+    assert done.returncode == 1
+    assert "otel-feedback: --live needs a key in the environment: ORQ_API_KEY" in done.stderr
+
+
+def test_the_live_demo_delivers_where_the_environment_points():
+    """
+    With keys and base URLs in the environment the live demo says what each vendor answered.
+    """
+    with Sandbox(port=0) as sandbox:
+        done = run("demo", "--live", **sandbox.environment())
+        state = sandbox.state()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("✓ delivered") == 12
+    assert (state["orphans"], state["flags"]) == (0, [])
+
+
+def test_the_live_demo_goes_only_where_there_is_a_key():
+    """
+    A vendor without a key is left out, and the exit status is about the others.
+    """
+    with Sandbox(port=0) as sandbox:
+        variables = {name: value for name, value in sandbox.environment().items() if name.startswith("ORQ")}
+        done = run("demo", "--live", **variables)
+
+    assert done.returncode == 0
+    assert done.stdout.count("✓ delivered") == 4
+    assert "Braintrust" not in done.stdout
+
+
+def test_the_sandbox_says_how_to_point_an_app_at_it():
+    """
+    What the sandbox prints is a working environment, and Ctrl-C ends it cleanly.
+    """
+    with subprocess.Popen([*COMMAND, "sandbox", "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+        lines = until(process, "Look at")
+        exports = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+        with urllib.request.urlopen(re.search(r"http://\S+/state", lines[-1])[0].rstrip(")."), timeout=10) as answer:
+            status = answer.status
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=30)
+
+    assert (status, code) == (200, 0)
+    assert {"ORQ_BASE_URL", "BRAINTRUST_API_URL", "WF_TRACE_SERVER_URL"} <= exports.keys()
+    assert sum("/v1/traces" in line for line in lines) == 4
+
+
+def test_a_port_that_is_taken_is_said():
+    """
+    A sandbox on a port that somebody has ends with a sentence, not a traceback.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("sandbox", "--port", str(port))
+
+    assert done.returncode == 1
+    assert f"otel-feedback: port {port} cannot be had" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("module", "extra"), [("typer", "cli"), ("uvicorn", "sandbox"), ("jsonschema", "sandbox")])
+def test_a_missing_extra_is_named(module: str, extra: str):
+    """
+    Where a package of an extra is not installed the command says which extra to install.
+    """
+    hide = f"import sys; sys.modules[{module!r}] = None; from otel_feedback.cli._main import main; main()"
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert f"pip install 'otel-feedback[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_module_of_somebody_else_is_not_explained_away():
+    """
+    A module that no extra of ours brings stays an ordinary error.
+    """
+    hide = "import sys; sys.modules['json'] = None; from otel_feedback.cli._main import main; main()"
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, timeout=60, check=False)
+
+    assert "ModuleNotFoundError" in done.stderr

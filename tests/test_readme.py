@@ -1,0 +1,60 @@
+"""The README does what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from otel_feedback.environment_variables import VARIABLES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_the_quickstart():
+    """
+    The README's example is the quickstart, from its first import on.
+    """
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    quickstart = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
+
+    assert quickstart[quickstart.index("from opentelemetry") :] == block
+
+
+def test_the_readmes_example_prints_what_it_says(tmp_path: Path):
+    """
+    Pasted into a file, the README's example ends with the words that the README promises.
+    """
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program = tmp_path / "pasted.py"
+    program.write_text(block, encoding="utf-8")
+    printed = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert "`memory delivered`" in README
+    assert printed.splitlines()[-1] == "memory delivered"
+
+
+def test_the_readme_lists_every_setting_as_the_code_has_it():
+    """
+    The table of settings has a row for each variable, with its default and its meaning, and no other row.
+    """
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+
+    expected = [
+        (name, f"`{variable.default}`" if variable.default else "–", variable.meaning)
+        for name, variable in VARIABLES.items()
+    ]
+    assert expected == rows
+
+
+def test_the_readme_is_short_before_the_reference():
+    """
+    A newcomer reads about five hundred words, tables and code aside, before the reference begins.
+    """
+    prose = README[: README.index("## Settings")]
+    prose = re.sub(r"```.*?```", "", prose, flags=re.DOTALL)
+    words = [word for line in prose.splitlines() if not line.startswith("|") for word in line.split()]
+
+    assert 350 <= len(words) <= 600
