@@ -1,10 +1,17 @@
-"""The slot of the current provider: one per process, read by the decorators, the processor and the functions."""
+"""The slot of the current provider: one per process, read by the decorators, the processor and the functions.
+
+The one guard between capture and the application stands here too, because everything that captures goes through it.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol, cast
+
+from otel_feedback.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -12,6 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from otel_feedback._handle import FeedbackHandle
+    from otel_feedback._time import Clock
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +30,11 @@ class ActiveProvider(Protocol):
     @property
     def is_disabled(self) -> bool:
         """Whether everything is a no-op."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """What tells when a call began whose span does not know it."""
         ...
 
     @property
@@ -43,9 +56,14 @@ class ActiveProvider(Protocol):
         ...
 
 
+def _make_none() -> ActiveProvider:
+    raise ConfigurationError("nobody has said how a provider is made")
+
+
 _lock = threading.RLock()
 _provider: ActiveProvider | None = None
-_configure: Callable[[], ActiveProvider] | None = None
+_make: Callable[[], ActiveProvider] = _make_none
+_is_making = False
 _has_failed = False
 
 
@@ -62,26 +80,63 @@ def put(provider: ActiveProvider | None) -> ActiveProvider | None:
         return before
 
 
-def set_default(configure: Callable[[], ActiveProvider]) -> None:
+def set_default(make: Callable[[], ActiveProvider]) -> None:
     """Say how a provider is made where nobody configured one."""
-    global _configure  # noqa: PLW0603
-    _configure = configure
+    global _make  # noqa: PLW0603
+    _make = make
+
+
+def get_or_make() -> ActiveProvider:
+    """Answer the current provider; where there is none, one of the threads that ask makes it and the others wait.
+
+    Raises:
+        ConfigurationError: when it cannot be made, or is being made by this very thread.
+    """
+    global _is_making
+    if _provider is not None:
+        return _provider
+    with _lock:
+        if _is_making:
+            raise ConfigurationError("the provider is still being made; it cannot be used from within")
+        if _provider is None:
+            _is_making = True
+            try:
+                put(_make())
+            finally:
+                _is_making = False
+        return cast("ActiveProvider", _provider)
 
 
 def for_capture() -> ActiveProvider | None:
-    """Answer the current provider, configuring one from the environment at the first captured call.
+    """Answer the current provider unless it is disabled, making one at the first captured call.
 
     It never raises: where that fails, capture stays off, after one line in the log.
     """
-    global _has_failed  # noqa: PLW0603
-    provider = _provider
-    if provider is None and _configure is not None and not _has_failed:
-        with _lock:
-            if _provider is None and not _has_failed:
-                try:
-                    _configure()
-                except Exception:
-                    _has_failed = True
-                    logger.exception("capture is off: otel-feedback could not be configured from the environment")
-            provider = _provider
+    provider = _provider or _try_to_make()
     return None if provider is None or provider.is_disabled else provider
+
+
+def _try_to_make() -> ActiveProvider | None:
+    """Make a provider, once; the spans that are opened while it is made, by an instrumented store, have none yet."""
+    global _has_failed
+    with _lock:
+        if _has_failed or _is_making:
+            return None
+        try:
+            return get_or_make()
+        except Exception:
+            _has_failed = True
+            logger.exception("capture is off: otel-feedback could not be configured from the environment")
+            return None
+
+
+@contextmanager
+def guarded(provider: ActiveProvider | None) -> Iterator[None]:
+    """Let nothing that is raised inside reach the application: it is counted by the provider that it happened to."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (the boundary to the application)
+        # Even telling of it may fail: the application's own logging is behind it.
+        with suppress(Exception):
+            if provider is not None:
+                provider.capture_failed(error)

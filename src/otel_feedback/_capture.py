@@ -6,12 +6,13 @@ never raises into it and never changes what it returns, raises or how it is awai
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import wrapt
@@ -29,7 +30,6 @@ from otel_feedback._correlate import (
     with_call,
     with_collection,
 )
-from otel_feedback._dialects import BRAINTRUST_PARENT
 from otel_feedback._handle import FeedbackHandle
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
+    from typing_extensions import Self
 
     from otel_feedback._active import ActiveProvider
 
@@ -51,7 +52,7 @@ INVALID = FeedbackHandle(trace.INVALID_SPAN_CONTEXT)
 # --- one captured call -------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Running:
     """A captured call between its start and its end."""
 
@@ -62,58 +63,68 @@ class _Running:
     span: Span | None
 
 
-def _start(
-    provider: ActiveProvider, name: str, *, opens_span: bool, attributes: Mapping[str, Any], key: str | None
-) -> _Running:
-    """Open a call: its span, its handle, its place in the context, its key."""
+def _start(provider: ActiveProvider, name: str, *, opens_span: bool, attributes: Mapping[str, Any]) -> _Running:
+    """Open a call: its span, its handle, its place in the context."""
     outer = call_in()
     current = context.get_current()
+    around = trace.get_current_span(current)
+    span = None
     if opens_span:
-        span: Span | None = provider.tracer.start_span(name, attributes={**provider.span_attributes, **attributes})
-        current = trace.set_span_in_context(cast("Span", span), current)
-    else:
-        span = None
-    handle = _handle_of(span or trace.get_current_span(current))
-    call = Call(handle, parent=outer, key=key)
-    for collection in collections_in(current) if handle.is_valid else ():
-        collection.add(handle)
-    running = _Running(provider, call, context.attach(with_call(call, current)), span)
-    if key is not None:
-        _bind(provider, call, key, handle)
-    return running
+        span = provider.tracer.start_span(name, attributes={**provider.span_attributes, **attributes})
+        current = trace.set_span_in_context(span, current)
+    handle = _handle_of(span or around, provider)
+    if span is not None and handle.context.span_id == around.get_span_context().span_id:
+        # Without an SDK a tracer passes its parent's span on, which is the caller's: not what was captured here.
+        handle = INVALID
+    call = Call(handle, parent=outer, newest_start=handle.started_at)
+    if handle.is_valid:
+        _tell(call, outer, collections_in(current))
+    return _Running(provider, call, context.attach(with_call(call, current)), span)
+
+
+def _tell(call: Call, outer: Call | None, collections: Iterable[CollectedHandles]) -> None:
+    """Make a call known to what surrounds it."""
+    for collection in collections:
+        collection.add(call.handle)
+    for enclosing in outer.enclosing() if outer is not None else ():
+        enclosing.newest_start = call.newest_start
 
 
 def _end(running: _Running, error: BaseException | None) -> None:
     """Close a call: its place in the context, then its span, with the error that it ended in."""
-    running.call.has_ended = True
+    call, span = running.call, running.span
+    call.has_ended = True
     context.detach(running.token)
-    if running.span is None:
+    if span is None:
         return
-    if isinstance(error, (Exception, asyncio.CancelledError)):
-        running.span.record_exception(error)
-        running.span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-    running.span.end()
-    note_end(running.call.handle.context.span_id)
-    running.call.handle = replace(running.call.handle, ended_at=getattr(running.span, "end_time", None))
+    try:
+        if error is not None:
+            span.record_exception(error)
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+    finally:
+        span.end()
+    if call.handle.is_valid:
+        note_end(call.handle.context.span_id)
+        ended = FeedbackHandle.from_span(span)
+        call.handle = replace(call.handle, ended_at=ended.ended_at, attributes=ended.attributes)
 
 
-def _handle_of(span: Span) -> FeedbackHandle:
-    """Take the handle of a span that is live in this process."""
-    own = span.get_span_context()
-    attributes = getattr(span, "attributes", None) or {}
-    kept = {BRAINTRUST_PARENT: attributes[BRAINTRUST_PARENT]} if BRAINTRUST_PARENT in attributes else {}
-    return FeedbackHandle(own, root=root_of(own.span_id), started_at=getattr(span, "start_time", None), attributes=kept)
+def _handle_of(span: Span, provider: ActiveProvider) -> FeedbackHandle:
+    """Take the handle of a span that is live in this process; one that is not recording does not know its start."""
+    handle = FeedbackHandle.from_span(span)
+    started_at = provider.clock.time_unix_nano() if handle.started_at is None else handle.started_at
+    return replace(handle, root=root_of(handle.context.span_id), started_at=started_at)
 
 
-def _bind(provider: ActiveProvider, call: Call, key: str, handle: FeedbackHandle) -> None:
+def _bind(running: _Running, key: str, handle: FeedbackHandle) -> None:
     """Bind a call's key, unless an enclosing call has the same one: that one is what the key means."""
-    outer = call.parent
+    outer = running.call.parent
     while outer is not None:
         if outer.key == key:
             return
         outer = outer.parent
     if handle.is_valid:
-        provider.bind_key(handle, key)
+        running.provider.bind_key(handle, key)
 
 
 def _aim(call: Call, target: Target) -> FeedbackHandle:
@@ -121,11 +132,10 @@ def _aim(call: Call, target: Target) -> FeedbackHandle:
     if target == "llm" and call.last_llm is not None:
         return call.last_llm
     own = call.handle
-    if target == "root" and own.root:
+    if target == "root" and own.root != own.context.span_id:
         context_of_root = SpanContext(
             own.context.trace_id, own.root, is_remote=False, trace_flags=own.context.trace_flags
         )
-        # It began before the call did; to be the newest under the key it takes the call's own start.
         return replace(own, context=context_of_root, ended_at=None)
     return own
 
@@ -133,54 +143,64 @@ def _aim(call: Call, target: Target) -> FeedbackHandle:
 # --- the decorator -----------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Captured:
-    """What `@capture` was told about one function, and how to find its key."""
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """The parameter that holds a key: where it stands among the positional arguments, if it does, and its default."""
 
-    key: Key
+    name: str
+    position: int | None = None
+    default: object = None
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, skipped: int) -> str | None:
+        """Read the key from a call's arguments, the first of which may have been bound to an instance."""
+        position = None if self.position is None else self.position - skipped
+        if position is not None and position < len(args):
+            return _as_key(args[position])
+        return _as_key(kwargs.get(self.name, self.default))
+
+
+@dataclass(frozen=True, slots=True)
+class _Capture:
+    """What `@capture` was told about one function."""
+
     name: str
     target: Target
     opens_span: bool
-    # Where the key stands among the positional arguments, by whether the function is bound to an instance.
-    positions: dict[bool, tuple[int | None, object]] = field(default_factory=dict)
+    parameter: _Parameter | None
+    key_of_result: Callable[[Any], object] | None
+    # Whether the function was bound to its instance before it was decorated.
+    is_bound: bool
 
-    def begin(self, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> _Running | None:
-        """Start a call; whatever goes wrong is counted and the call goes on without."""
+    def begin(self, instance: object, args: Any, kwargs: Any) -> _Running | None:
+        """Start a call and bind its key; whatever goes wrong is counted and the call goes on without."""
         provider = _active.for_capture()
-        if provider is None:
-            return None
-        try:
-            key = self._early_key(wrapped, instance, args, kwargs)
-            return _start(provider, self.name, opens_span=self.opens_span, attributes={}, key=key)
-        except Exception as error:  # noqa: BLE001 (the boundary to the application)
-            provider.capture_failed(error)
-            return None
+        running = None
+        with _active.guarded(provider):
+            if provider is not None:
+                running = _start(provider, self.name, opens_span=self.opens_span, attributes={})
+        with _active.guarded(provider):
+            if running is not None and self.parameter is not None:
+                skipped = int(instance is not None and not self.is_bound)
+                key = running.call.key = self.parameter.read(args, kwargs, skipped=skipped)
+                if key is not None:
+                    _bind(running, key, running.call.handle)
+        return running
 
     def finish(self, running: _Running | None, *, result: Any = None, error: BaseException | None = None) -> None:
-        """End a call; whatever goes wrong is counted."""
+        """End a call, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
         if running is None:
             return
-        try:
+        with _active.guarded(running.provider):
             _end(running, error)
-            key = running.call.key
-            if callable(self.key) and error is None:
-                key = _as_key(self.key(result))
+        with _active.guarded(running.provider):
+            call = running.call
+            key, started_at = call.key, call.handle.started_at
+            if self.key_of_result is not None and error is None:
+                # The calls inside may have bound the same key before: it means the enclosing one.
+                key, started_at = _as_key(self.key_of_result(result)), call.newest_start
             if key is not None:
-                _bind(running.provider, running.call, key, _aim(running.call, self.target))
-        except Exception as failure:  # noqa: BLE001 (the boundary to the application)
-            running.provider.capture_failed(failure)
-
-    def _early_key(self, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> str | None:
-        """Read the key from the arguments."""
-        if not isinstance(self.key, str):
-            return None
-        if self.key in kwargs:
-            return _as_key(kwargs[self.key])
-        is_bound = instance is not None
-        if is_bound not in self.positions:
-            self.positions[is_bound] = _position(wrapped, self.key)
-        position, default = self.positions[is_bound]
-        return _as_key(args[position] if position is not None and position < len(args) else default)
+                # Whatever it means now began when the call did, so that the newest call stays what a key means.
+                _bind(running, key, replace(_aim(call, self.target), started_at=started_at))
 
 
 def _as_key(value: object) -> str | None:
@@ -188,16 +208,66 @@ def _as_key(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _position(function: Callable[..., Any], parameter: str) -> tuple[int | None, object]:
-    """Find where a parameter stands among the positional ones, and its default."""
+def _parameter_of(function: Any, name: str) -> _Parameter:
+    """Find the parameter that holds the key.
+
+    Raises:
+        TypeError: when there is none of that name.
+    """
+    function = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
     parameters = inspect.signature(function).parameters
-    if parameter not in parameters:
-        return None, None
-    found = parameters[parameter]
-    default = None if found.default is inspect.Parameter.empty else found.default
-    if found.kind is inspect.Parameter.KEYWORD_ONLY:
-        return None, default
-    return list(parameters).index(parameter), default
+    kinds = {parameter.name: parameter.kind for parameter in parameters.values()}
+    kind = kinds.get(name)
+    if kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        return _Parameter(name, list(parameters).index(name), _default_of(parameters[name]))
+    if kind is inspect.Parameter.KEYWORD_ONLY:
+        return _Parameter(name, None, _default_of(parameters[name]))
+    if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+        raise TypeError(f"@capture(key={name!r}): {_name_of(function)} has no parameter {name!r}")
+    return _Parameter(name)
+
+
+def _default_of(parameter: inspect.Parameter) -> object:
+    """Answer a parameter's default; having none is the same as `None`: no key."""
+    return None if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+class _BoundCapturedFunction(wrapt.BoundFunctionWrapper):  # type: ignore[misc]  # wrapt has no types
+    """A captured method, bound; it can be copied and sent to another process as a bound method can."""
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """Let pickle look it up at what it is bound to; a static method at its module."""
+        if hasattr(self, "__self__"):
+            return getattr, (self.__self__, self.__name__)
+        return pkgutil.resolve_name, (f"{self.__module__}:{self.__qualname__}",)
+
+    def __copy__(self) -> Self:
+        """Answer itself, which nobody can tell from a copy."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Bind it to a copy of what it is bound to, as copying a method does."""
+        if hasattr(self, "__self__"):
+            return getattr(copy.deepcopy(self.__self__, memo), self.__name__)
+        return self
+
+
+class _CapturedFunction(wrapt.FunctionWrapper):  # type: ignore[misc]  # wrapt has no types
+    """A captured function, which can be copied and sent to another process as a function can."""
+
+    __bound_function_wrapper__ = _BoundCapturedFunction
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        """Let pickle look it up by its name, as it does with functions."""
+        return str(self.__qualname__)
+
+    def __copy__(self) -> Self:
+        """Answer itself, as copying a function does."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Answer itself, as copying a function does."""
+        return self
 
 
 @overload
@@ -251,16 +321,21 @@ def _decorate(function: F, *, key: Key, name: str | None, target: Target, span: 
     plain = _plain(function)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError("@capture does not support generator functions yet; use capture_span() inside of it")
-    if isinstance(key, str):
-        _check_parameter(function, key)
-    captured = _Captured(key, name or _name_of(function), target, span)
-    is_async = inspect.iscoroutinefunction(plain)
-    return cast("F", wrapt.FunctionWrapper(function, functools.partial(_call_async if is_async else _call, captured)))
+    captured = _Capture(
+        name=name or _name_of(function),
+        target=target,
+        opens_span=span,
+        parameter=_parameter_of(function, key) if isinstance(key, str) else None,
+        key_of_result=key if callable(key) else None,
+        is_bound=hasattr(function, "__self__"),
+    )
+    call = _call_async if inspect.iscoroutinefunction(plain) else _call
+    return cast("F", _CapturedFunction(function, functools.partial(call, captured)))
 
 
-def _call(captured: _Captured, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
+def _call(captured: _Capture, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
     """Run a function as a captured call."""
-    running = captured.begin(wrapped, instance, args, kwargs)
+    running = captured.begin(instance, args, kwargs)
     try:
         result = wrapped(*args, **kwargs)
     except BaseException as error:
@@ -270,11 +345,9 @@ def _call(captured: _Captured, wrapped: Callable[..., Any], instance: object, ar
     return result
 
 
-async def _call_async(
-    captured: _Captured, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any
-) -> Any:
+async def _call_async(captured: _Capture, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
     """Run a coroutine function as a captured call."""
-    running = captured.begin(wrapped, instance, args, kwargs)
+    running = captured.begin(instance, args, kwargs)
     try:
         result = await wrapped(*args, **kwargs)
     except BaseException as error:
@@ -305,15 +378,6 @@ def _name_of(function: Any) -> str:
     return str(qualified).rpartition("<locals>.")[2]
 
 
-def _check_parameter(function: Any, key: str) -> None:
-    """Refuse a key that names no parameter."""
-    function = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-    parameters = inspect.signature(function).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    if key not in parameters and not takes_any:
-        raise TypeError(f"@capture(key={key!r}): {_name_of(function)} has no parameter {key!r}")
-
-
 # --- without a decorator -----------------------------------------------------------------------------------------
 
 
@@ -331,31 +395,30 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
     def __init__(self, name: str | None = None, **attributes: Any) -> None:
         self._name = name or "capture_span"
         self._attributes = attributes
-        self._running: list[_Running | None] = []
+        # An instance may be entered again inside of itself, and in several tasks at once.
+        self._running: list[_Running] = []
 
     def __enter__(self) -> FeedbackHandle:
         """Start the call."""
         provider = _active.for_capture()
-        running = None
-        if provider is not None:
-            try:
-                running = _start(provider, self._name, opens_span=True, attributes=self._attributes, key=None)
-            except Exception as error:  # noqa: BLE001 (the boundary to the application)
-                provider.capture_failed(error)
-        self._running.append(running)
-        return INVALID if running is None else running.call.handle
+        with _active.guarded(provider):
+            if provider is not None:
+                running = _start(provider, self._name, opens_span=True, attributes=self._attributes)
+                self._running.append(running)
+                return running.call.handle
+        return INVALID
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the call."""
-        running = self._running.pop()
-        if running is None:
-            return
-        try:
-            _end(running, error)
-        except Exception as failure:  # noqa: BLE001 (the boundary to the application)
-            running.provider.capture_failed(failure)
+        """End the call of this instance that this context is in."""
+        call = call_in()
+        ours = [running for running in self._running if running.call is call]
+        # A generator may be closed in another context than it was started in: then it is the newest.
+        for running in ours or self._running[-1:]:
+            self._running.remove(running)
+            with _active.guarded(running.provider):
+                _end(running, error)
 
     async def __aenter__(self) -> FeedbackHandle:
         """Start the call."""

@@ -52,6 +52,8 @@ class Call:
     parent: Call | None = None
     key: str | None = None
     last_llm: FeedbackHandle | None = None
+    # When the newest call inside of it began, or it itself.
+    newest_start: int | None = None
     has_ended: bool = False
 
     def enclosing(self) -> Iterator[Call]:
@@ -165,7 +167,7 @@ class Correlator:
 
         key_wait_millis: how long a look-up waits for a key that is not there.
 
-        on_bound: called with the bindings that have just become visible.
+        on_bound: called with the bindings that have just become visible, and again after a `StoreError`.
     """
 
     def __init__(
@@ -183,6 +185,7 @@ class Correlator:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting = _Waiting()
         self._lock = threading.Lock()
+        self._has_store = True
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -195,26 +198,16 @@ class Correlator:
         """Take a binding; it is in the store a moment later."""
         self._queue.put(binding)
         if self._stopped.is_set():
-            self.flush()
+            self._write_late()
         else:
             self._ring()
 
     def flush(self) -> bool:
         """Write everything that was bound until now; say whether it went."""
         with self._lock:
-            self._drain()
-            if not self._waiting.bindings:
-                return True
-            # Of a call that was bound at its start and again at its end, the end knows more.
-            latest = {(b.kind, b.key, b.handle.context.span_id): b for b in self._waiting.bindings}
-            try:
-                self._store.bind(list(latest.values()))
-            except StoreError as error:
-                logger.warning("%d keys wait for the store: %s", len(latest), error)
-                return False
-            self._waiting = _Waiting(lost=self._waiting.lost)
-        self._on_bound(list(latest.values()))
-        return True
+            is_written = self._write()
+        self._write_late()
+        return is_written
 
     def find(self, key: str, kind: str | None = None) -> Sequence[FeedbackHandle]:
         """Answer the calls that a key names, newest first, waiting a little for a key that is not there yet."""
@@ -225,8 +218,9 @@ class Correlator:
             for each in kinds:
                 if found := self._store.find(each, key):
                     return found
-            if poll < polls:
-                self._stopped.wait(POLL_MILLIS / 1_000)
+            # Once stopped, nothing more comes from here.
+            if poll < polls and self._stopped.wait(POLL_MILLIS / 1_000):
+                break
         return ()
 
     def shutdown(self) -> None:
@@ -251,6 +245,52 @@ class Correlator:
             if not self.flush():
                 self._stopped.wait(STORE_RETRY_MILLIS / 1_000)
                 self._ring()
+
+    def _write_late(self) -> None:
+        """After the stop, write what is in the queue, waiting for nobody.
+
+        It may come from a finaliser that interrupts a flush in the very same thread; the flush then takes it along.
+        """
+        while self._stopped.is_set() and not self._queue.empty() and self._lock.acquire(blocking=False):
+            try:
+                self._write()
+            finally:
+                self._lock.release()
+
+    def _write(self) -> bool:
+        """Write what waits, under the lock; say whether it went."""
+        self._drain()
+        # Of a call that was bound at its start and again at its end, the end knows more.
+        latest = {
+            (b.kind, b.key, b.handle.context.trace_id, b.handle.context.span_id): b for b in self._waiting.bindings
+        }
+        if not latest:
+            return True
+        try:
+            self._bind(list(latest.values()))
+        except StoreError as error:
+            if self._has_store:
+                logger.warning("%d keys wait for the store: %s", len(latest), error)
+            self._has_store = False
+            return False
+        self._has_store = True
+        self._waiting.bindings.clear()
+        return True
+
+    def _bind(self, group: Sequence[Binding]) -> None:
+        """Bind a group, and join what waited for it; where that goes wrong, one by one."""
+        try:
+            self._store.bind(group)
+            self._on_bound(group)
+        except StoreError:
+            raise
+        except Exception as error:
+            # The boundary to the application's own texts: one key that cannot be written must not cost the others.
+            if len(group) == 1:
+                logger.error("a key, or what waited for it, could not be written: %s", type(error).__name__)  # noqa: TRY400 (the text may quote the key)
+                return
+            for binding in group:
+                self._bind([binding])
 
     def _drain(self) -> None:
         """Take what is in the queue, giving up the oldest beyond the limit."""

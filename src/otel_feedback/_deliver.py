@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from otel_feedback._retry import Done, GiveUp, RetryAt, RetryPolicy
@@ -13,6 +14,7 @@ from otel_feedback._time import NANOS_PER_MILLI
 from otel_feedback.exceptions import StoreError
 from otel_feedback.exporters import (
     PauseDestination,
+    Result,
     RetryableFailure,
     Success,
     Unclear,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from otel_feedback._record import Part
     from otel_feedback._retry import Decision
     from otel_feedback._time import Clock
-    from otel_feedback.exporters import FeedbackExporter, Result
+    from otel_feedback.exporters import FeedbackExporter
     from otel_feedback.stores import Event, Outbox
 
 logger = logging.getLogger(__name__)
@@ -70,22 +72,33 @@ def standing_parts(lease: Lease, exporter: FeedbackExporter) -> dict[str, Part]:
     for revision in lease.earlier:
         said = parts_of(exporter, revision.record)
         for kind, part in revision.parts.items():
-            if part.state not in ("delivered", "unclear"):
-                continue
-            if kind in said:
+            if part.state in ("delivered", "unclear") and kind in said:
                 standing[kind] = said[kind]
-            else:
+            elif part.state == "delivered":  # what was delivered of something unsaid is that it was taken back
                 standing.pop(kind, None)
     return standing
+
+
+def unclear_kinds(lease: Lease) -> frozenset[str]:
+    """Name the parts of earlier revisions of which it is not known whether the destination has them as they were."""
+    last = {
+        kind: part.state
+        for revision in lease.earlier
+        for kind, part in revision.parts.items()
+        if part.state in ("delivered", "unclear")
+    }
+    return frozenset(kind for kind, state in last.items() if state == "unclear")
 
 
 def plan(lease: Lease, exporter: FeedbackExporter, *, now: int, is_released: Callable[[FeedbackHandle], bool]) -> Work:
     """Decide what one lease asks for."""
     wanted = parts_of(exporter, lease.record)
     standing = standing_parts(lease, exporter)
+    # What may not have arrived is said again, even where it is the same.
+    again = {kind: replace(wanted[kind], action="replace") for kind in wanted if kind in unclear_kinds(lease)}
     todo = {
         kind: part
-        for kind, part in changes(lease.record, wanted, standing).items()
+        for kind, part in {**again, **changes(lease.record, wanted, standing)}.items()
         if kind not in lease.parts or lease.parts[kind].state == "unclear"
     }
     held = {
@@ -194,25 +207,35 @@ class Deliverer:
         # One round at a time in this process: who waits for it knows afterwards that nothing is in flight here.
         self._lock = threading.Lock()
         self._is_failing = False
+        self._paused_for: str | None = None
 
     @property
     def name(self) -> str:
         """The destination's name."""
         return self.exporter.name
 
-    def run_once(self) -> Round:
-        """Deliver one batch of what is due."""
-        with self._lock:
-            leases = self._outbox.lease(self.name, limit=BATCH_RECORDS, duration_millis=LEASE_MILLIS)
-            if not leases:
-                return Round()
-            work = [self._plan(lease) for lease in leases]
-            parts = [part for each in work for part in each.parts.values()]
-            results = self._export(parts) if parts else []
-            self._settle(work, results)
-            has_failed = any(isinstance(result, (RetryableFailure, Unclear, PauseDestination)) for result in results)
-            self._report(results)
-            return Round(len(leases), has_failed)
+    def run_once(self, *, timeout_millis: int | None = None) -> Round:
+        """Deliver one batch of what is due; it has failed where another round goes on longer than the timeout."""
+        seconds = -1 if timeout_millis is None else min(timeout_millis / 1_000, threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=seconds):
+            return Round(has_failed=True)
+        try:
+            return self._run_once()
+        finally:
+            self._lock.release()
+
+    def _run_once(self) -> Round:
+        leases = self._outbox.lease(self.name, limit=BATCH_RECORDS, duration_millis=LEASE_MILLIS)
+        if not leases:
+            return Round()
+        work = [self._plan(lease) for lease in leases]
+        parts = [part for each in work for part in each.parts.values()]
+        results = self._export(parts) if parts else []
+        self._pause(results)
+        self._settle(work, results)
+        self._report(results)
+        has_failed = any(isinstance(result, (RetryableFailure, Unclear, PauseDestination)) for result in results)
+        return Round(len(leases), has_failed)
 
     def next_due_millis(self) -> int | None:
         """Say in how many milliseconds something will be due; `None` when nothing waits."""
@@ -223,30 +246,41 @@ class Deliverer:
         """Decide what a lease asks for; a record that an exporter cannot read is a dead letter, not the end."""
         try:
             return plan(lease, self.exporter, now=self._clock.time_unix_nano(), is_released=self._is_released)
-        except Exception as error:
-            logger.exception("%s cannot say what to send for feedback %s", self.name, lease.record.id)
+        except Exception as error:  # noqa: BLE001 (the boundary to the exporter)
+            where = _where(error)
+            logger.error("%s cannot say what to send for feedback %s: %s", self.name, lease.record.id, where)  # noqa: TRY400 (see _where)
             return Work(lease, broken_reason=f"the exporter failed ({type(error).__name__})")
 
     def _export(self, parts: Sequence[Part]) -> Sequence[Result]:
         """Export, and take what an exporter raises, or leaves unsaid, as unclear."""
         try:
-            results = self.exporter.export(parts)
-        except Exception as error:
-            logger.exception("the exporter %s raised", self.name)
+            results = list(self.exporter.export(parts))
+        except Exception as error:  # noqa: BLE001 (the boundary to the exporter)
+            logger.error("the exporter %s raised %s", self.name, _where(error))  # noqa: TRY400 (see _where)
             return [Unclear(f"the exporter raised {type(error).__name__}")] * len(parts)
         if len(results) != len(parts):
             return [Unclear(f"the exporter answered {len(results)} results for {len(parts)} parts")] * len(parts)
-        return results
+        return [
+            result
+            if isinstance(result, Result)
+            else Unclear(f"the exporter answered with a {type(result).__name__}, which is no result")
+            for result in results
+        ]
+
+    def _pause(self, results: Sequence[Result]) -> None:
+        """Pause the destination where a result asks for it, and say so once for each reason."""
+        reason = next((result.reason for result in results if isinstance(result, PauseDestination)), None)
+        if reason is None:
+            return
+        until = self._clock.time_unix_nano() + self._policy.pause_millis * NANOS_PER_MILLI
+        self._outbox.pause(self.name, reason=reason, until_unix_nano=until)
+        if reason != self._paused_for:
+            logger.error("%s is paused, nothing is lost: %s", self.name, reason)
+        self._paused_for = reason
 
     def _settle(self, work: Sequence[Work], results: Sequence[Result]) -> None:
         """Decide on every part and end every lease."""
         now = self._clock.time_unix_nano()
-        for result in results:
-            if isinstance(result, PauseDestination):
-                until = now + self._policy.pause_millis * NANOS_PER_MILLI
-                self._outbox.pause(self.name, reason=result.reason, until_unix_nano=until)
-                logger.error("%s is paused, nothing is lost: %s", self.name, result.reason)
-                break
         upcoming = iter(results)
         for each in work:
             decisions = {
@@ -271,15 +305,21 @@ class Deliverer:
         if failed and not self._is_failing:
             self._is_failing = True
             logger.warning("%s: %d parts wait and are tried again: %s", self.name, len(failed), failed[0].reason)
-        elif self._is_failing and any(isinstance(result, Success) for result in results) and not failed:
-            self._is_failing = False
+        is_back = all(isinstance(result, Success) for result in results) and bool(results)
+        if is_back and (self._is_failing or self._paused_for is not None):
+            self._is_failing, self._paused_for = False, None
             logger.warning("%s delivers again", self.name)
+
+
+def _where(error: Exception) -> str:
+    """Name an exporter's exception and its place, but never its text: it may quote a comment, or an API key."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def drain(deliverer: Deliverer, *, deadline_nano: int, clock: Clock) -> None:
     """Make one pass over what is due: until nothing is, the destination fails, or time is up."""
-    while clock.monotonic_nano() < deadline_nano:
-        done = deliverer.run_once()
+    while (left := deadline_nano - clock.monotonic_nano()) > 0:
+        done = deliverer.run_once(timeout_millis=left // NANOS_PER_MILLI)
         if not done.leased or done.has_failed:
             return
 
@@ -298,6 +338,7 @@ class DeliveryThread:
         self._clock = clock
         self._woken = threading.Event()
         self._is_stopping = False
+        self._has_store = True
         self._exit_deadline_nano = 0
         self._thread = threading.Thread(target=self._run, name=f"otel-feedback-deliver-{deliverer.name}", daemon=True)
 
@@ -323,10 +364,12 @@ class DeliveryThread:
 
     def _run(self) -> None:
         """Go round until stopped, then once more."""
-        while not self._is_stopping:
+        while True:
+            # Before it is asked whether to stop: a stop that comes later rings again.
             self._woken.clear()
-            wait_millis = self._round()
-            if wait_millis:
+            if self._is_stopping:
+                break
+            if wait_millis := self._round():
                 self._woken.wait(wait_millis / 1_000)
         try:
             drain(self._deliverer, deadline_nano=self._exit_deadline_nano, clock=self._clock)
@@ -340,6 +383,9 @@ class DeliveryThread:
                 return 0
             due = self._deliverer.next_due_millis()
         except StoreError as error:
-            logger.warning("%s: the store cannot be used now: %s", self._deliverer.name, error)
+            if self._has_store:
+                logger.warning("%s: the store cannot be used now: %s", self._deliverer.name, error)
+            self._has_store = False
             return POLL_MILLIS
+        self._has_store = True
         return POLL_MILLIS if due is None else min(max(due, 1), POLL_MILLIS)

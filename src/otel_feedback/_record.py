@@ -129,7 +129,7 @@ class Part:
     `kind` tells the parts of one judgement apart and is the same on every try. `body` is what the vendor gets,
     `route` where (a path or a parent), in the exporter's own terms. `carries` names the fields of the record that
     reach the vendor in this part. Nothing is sent before `not_before_unix_nano`. `action` is what the engine asks
-    for: the exporter's `parts()` always says `create`.
+    for: the exporter's `parts()` always says `create`; a part that replaces another has it in `replaces`.
     """
 
     record: FeedbackRecord
@@ -139,6 +139,7 @@ class Part:
     carries: frozenset[str] = frozenset()
     not_before_unix_nano: int = 0
     action: Literal["create", "replace", "retract"] = "create"
+    replaces: Part | None = None
 
     @property
     def id(self) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from otel_feedback._active import ActiveProvider
 
 
+# What an LLM span is found again by, and of which kind of key it is.
+KEYS: Mapping[str, str] = MappingProxyType({_dialects.RESPONSE_ID: RESPONSE, _dialects.CONVERSATION_ID: CONVERSATION})
+
+
 class FeedbackSpanProcessor(SpanProcessor):
     """Recognises LLM spans of any instrumentation, and tells each span its local root.
 
@@ -35,23 +43,22 @@ class FeedbackSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Note the span's local root and the calls that it runs inside of."""
-        provider = self._provider()
-        if provider is None:
-            return
-        try:
-            _note(span, parent_context)
-        except Exception as error:  # noqa: BLE001 (the boundary to the application: an exception here would reach its code)
-            provider.capture_failed(error)
+        provider = self._own or _active.get()
+        if provider is None or not provider.is_disabled:
+            with _active.guarded(provider):
+                _note(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep the handle of an LLM span, and bind its response and conversation ids."""
-        provider = self._provider()
-        if provider is None:
-            return
-        try:
-            _keep(span, provider)
-        except Exception as error:  # noqa: BLE001 (the boundary to the application, as above)
-            provider.capture_failed(error)
+        provider = self._own or _active.get()
+        with _active.guarded(provider):
+            live = _give_up(span)
+            operation = _dialects.operation_of(span.attributes or {})
+            if live is not None and operation is not None:
+                # Only a call of a model is worth configuring a provider for: not the first span of any kind.
+                provider = self._own or _active.for_capture()
+                if provider is not None and not provider.is_disabled:
+                    _keep(span, live, operation, provider)
 
     def shutdown(self) -> None:
         """Do nothing: feedback outlives the trace's pipeline."""
@@ -60,17 +67,12 @@ class FeedbackSpanProcessor(SpanProcessor):
         """Answer true: nothing is buffered here."""
         return True
 
-    def _provider(self) -> ActiveProvider | None:
-        """Find whom to serve."""
-        if self._own is None:
-            return _active.for_capture()
-        return None if self._own.is_disabled else self._own
-
 
 # The relay to the current provider: OpenTelemetry cannot remove a processor, so one is installed and never another.
 RELAY = FeedbackSpanProcessor()
 
 _installed: weakref.WeakSet[object] = weakref.WeakSet()
+_installing = threading.Lock()
 
 
 def install(tracer_provider: object) -> bool:
@@ -85,16 +87,17 @@ def install(tracer_provider: object) -> bool:
     Returns:
         Whether it can be seen: not the proxy that stands for a provider still to be set, and not a no-op.
     """
-    if tracer_provider in _installed:
+    with _installing:
+        if tracer_provider in _installed:
+            return True
+        if isinstance(tracer_provider, TracerProvider):
+            TracerProvider.add_span_processor(tracer_provider, RELAY)
+        elif callable(add := getattr(tracer_provider, "add_span_processor", None)):
+            add(RELAY)
+        else:
+            return False
+        _installed.add(tracer_provider)
         return True
-    if isinstance(tracer_provider, TracerProvider):
-        TracerProvider.add_span_processor(tracer_provider, RELAY)
-    elif callable(add := getattr(tracer_provider, "add_span_processor", None)):
-        add(RELAY)
-    else:
-        return False
-    _installed.add(tracer_provider)
-    return True
 
 
 def _note(span: Span, parent_context: Context | None) -> None:
@@ -111,25 +114,22 @@ def _note(span: Span, parent_context: Context | None) -> None:
     LIVE[own.span_id] = LiveSpan(root, call_in(parent_context), collections_in(parent_context))
 
 
-def _keep(span: ReadableSpan, provider: ActiveProvider) -> None:
-    """Keep an LLM span; whatever else a span is, only its place among the live ones is given up."""
+def _give_up(span: ReadableSpan) -> LiveSpan | None:
+    """Take a span's place among the live ones away; a second processor of the pipeline finds none."""
     context = span.get_span_context()
-    live = None if context is None else LIVE.pop(context.span_id, None)
-    if live is None or context is None or not span.attributes:
-        return
-    operation = _dialects.operation_of(span.attributes)
-    if operation is None:
-        return
-    attributes = {"gen_ai.operation.name": operation, **_dialects.handle_attributes(span.attributes)}
-    handle = FeedbackHandle(
-        context, root=live.root, started_at=span.start_time, ended_at=span.end_time, attributes=attributes
-    )
-    note_end(context.span_id)
+    return None if context is None else LIVE.pop(context.span_id, None)
+
+
+def _keep(span: ReadableSpan, live: LiveSpan, operation: str, provider: ActiveProvider) -> None:
+    """Make an LLM span known to what surrounds it, and bind its keys."""
+    found = FeedbackHandle.from_span(span)
+    attributes = {**found.attributes, "gen_ai.operation.name": operation}
+    handle = replace(found, root=live.root, attributes=attributes)
+    note_end(handle.context.span_id)
     for collection in live.collections:
         collection.add(handle)
     for call in live.call.enclosing() if live.call is not None else ():
         call.last_llm = handle
-    if _dialects.RESPONSE_ID in attributes:
-        provider.bind_key(handle, attributes[_dialects.RESPONSE_ID], RESPONSE)
-    if _dialects.CONVERSATION_ID in attributes:
-        provider.bind_key(handle, attributes[_dialects.CONVERSATION_ID], CONVERSATION)
+    for attribute, kind in KEYS.items():
+        if attribute in attributes:
+            provider.bind_key(handle, attributes[attribute], kind)

@@ -42,7 +42,7 @@ class Clock:
         self.now += millis * 1_000_000
 
 
-def any_value(value):
+def any_value(value):  # noqa: PLR0911  one line for each kind of value
     """Write a JSON value as OTLP does."""
     if isinstance(value, bool):
         return AnyValue(bool_value=value)

@@ -7,6 +7,7 @@ from otel_feedback.sandbox._orq import ulid
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 OTHER_TRACE = "f" * 32
+REMOVAL = {"id": ID, "trace_id": TRACE, "product": "otel"}
 
 
 class TestFeedback:
@@ -197,18 +198,16 @@ class TestSwitches:
 
 
 class TestRemoval:
-    REMOVAL = {"id": ID, "trace_id": TRACE, "product": "otel"}
-
     def test_it_takes_a_feedback_back(self, bench):
         """
         What is removed is no longer seen, and is no orphan.
         """
         bench.orq(id=ID)
         bench.orq(value=("bad",))
-        answer = bench.call("orq", "/v2/feedback/remove", self.REMOVAL)
+        answer = bench.call("orq", "/v2/feedback/remove", REMOVAL)
         state = bench.state()
 
-        assert (200, self.REMOVAL) == (answer.status_code, answer.json())
+        assert (200, REMOVAL) == (answer.status_code, answer.json())
         assert [True, False] == [entry["removed"] for entry in state["feedback"]]
         assert [["bad"]] == [row["value"] for row in state["effective"]["orq"]]
         assert 1 == state["orphans"]
@@ -218,7 +217,7 @@ class TestRemoval:
         Recording after a removal counts.
         """
         bench.orq(id=ID)
-        bench.call("orq", "/v2/feedback/remove", self.REMOVAL)
+        bench.call("orq", "/v2/feedback/remove", REMOVAL)
         bench.orq(id=ID)
 
         assert (False, 2) == (bench.only()["removed"], bench.only()["times"])
@@ -231,7 +230,7 @@ class TestRemoval:
         bench = bench_with(orq_remove_unknown=switch)
         bench.orq(id=ID, trace_id=OTHER_TRACE)
 
-        assert status == bench.call("orq", "/v2/feedback/remove", self.REMOVAL).status_code
+        assert status == bench.call("orq", "/v2/feedback/remove", REMOVAL).status_code
         assert "removed_nothing" in bench.flags()
         assert not bench.only()["removed"]
 
@@ -245,7 +244,7 @@ class TestRemoval:
 class TestAnnotations:
     PATH = f"/v2/traces/{TRACE}/spans/{CHILD}/annotation"
 
-    def annotate(self, bench, value=True, key="good", path=PATH, **more):  # noqa: FBT002
+    def annotate(self, bench, value=True, key="good", path=PATH, **more):
         body = {"annotations": [{"key": key, "value": value, **more}], "metadata": {"identity_id": "u-42"}}
         return bench.call("orq", path, body)
 

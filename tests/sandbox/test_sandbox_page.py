@@ -74,7 +74,7 @@ def test_feedback_stands_beside_its_span(bench):
     assert "outer" in outer
     assert 'class="feedback' not in outer
     assert "inner" in inner
-    assert all(each in inner for each in ("helpful", "by u-42", "👍", "×2", "--depth:1"))  # noqa: RUF001
+    assert all(each in inner for each in ("helpful", "by u-42", "👍", "×2", "--depth:1"))
 
 
 def test_a_span_names_each_vendor_once(bench):

@@ -1,10 +1,10 @@
 import asyncio
-import gc
 import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
@@ -66,12 +66,12 @@ class TestLife:
         sandbox = Sandbox()
         sandbox.start()
         port = int(sandbox.url.rpartition(":")[2])
+        dropped = weakref.ref(sandbox)
         with pytest.warns(ResourceWarning, match="was never stopped"):
             del sandbox
-            gc.collect()
 
-        with socket.create_server(("127.0.0.1", port)):
-            pass
+        assert dropped() is None
+        socket.create_server(("127.0.0.1", port)).close()
 
     def test_a_wanted_port_is_taken(self):
         """
@@ -88,7 +88,7 @@ class TestLife:
         """
         A port that is in use raises where it is asked for.
         """
-        with pytest.raises(OSError, match="[Aa]ddress already in use"):
+        with pytest.raises(OSError, match=r"[Aa]ddress already in use"):
             Sandbox(int(sandbox.url.rpartition(":")[2])).start()
 
     def test_time_is_an_argument(self):
@@ -204,7 +204,7 @@ class TestFaults:
         The answer promises more than it brings; the request was stored.
         """
         sandbox.inject(Fault(kind="truncated"))
-        with pytest.raises(httpx.RemoteProtocolError, match="incomplete|without sending complete"):
+        with pytest.raises(httpx.RemoteProtocolError, match=r"incomplete|without sending complete"):
             post(sandbox)
 
         assert 1 == len(sandbox.state()["feedback"])

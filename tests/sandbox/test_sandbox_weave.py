@@ -18,6 +18,16 @@ def purge(bench, expression):
     return bench.call("weave", "/feedback/purge", {"project_id": "acme/chat", "query": {"$expr": expression}})
 
 
+START = {
+    "project_id": "acme/chat",
+    "id": ID,
+    "trace_id": "t-1",
+    "op_name": "weave:///acme/chat/op/answer:digest",
+    "started_at": "2026-11-22T12:00:00Z",
+}
+END = {"project_id": "acme/chat", "id": ID, "ended_at": "2026-11-22T12:00:01+00:00"}
+
+
 class TestCreate:
     def test_it_is_joined_to_the_call_of_its_reference(self, bench):
         """
@@ -157,7 +167,7 @@ class TestCreate:
             ("wandb.runnable.judge", {"value": 1}, {"scorer_tags": ["x"]}, "custom", "wandb.runnable.judge", 1),
         ],
     )
-    def test_it_is_told_in_plain_words(self, bench, feedback_type, payload, more, kind, name, value):  # noqa: PLR0917
+    def test_it_is_told_in_plain_words(self, bench, feedback_type, payload, more, kind, name, value):
         """
         The state says what kind of thing was said, under which name, and its value.
         """
@@ -439,15 +449,6 @@ class TestExport:
 
 
 class TestClient:
-    START = {
-        "project_id": "acme/chat",
-        "id": ID,
-        "trace_id": "t-1",
-        "op_name": "weave:///acme/chat/op/answer:digest",
-        "started_at": "2026-11-22T12:00:00Z",
-    }
-    END = {"project_id": "acme/chat", "id": ID, "ended_at": "2026-11-22T12:00:01+00:00"}
-
     def spans(self, bench):
         return [
             (each["span_id"], each["trace_id"], each["name"], each["end_time_unix_nano"] - each["start_time_unix_nano"])
@@ -458,7 +459,7 @@ class TestClient:
         """
         A call that comes whole is a span whose id is the call's, and takes feedback.
         """
-        bench.call("weave", "/v2/acme/chat/calls/complete", {"batch": [{**self.START, **self.END}]})
+        bench.call("weave", "/v2/acme/chat/calls/complete", {"batch": [{**START, **END}]})
         bench.weave(weave_ref=f"weave:///acme/chat/call/{ID}")
 
         assert [(ID, "t-1", "answer", 1_000_000_000)] == self.spans(bench)
@@ -470,11 +471,11 @@ class TestClient:
         Start and end of a call, in one batch or two requests, are one span.
         """
         if at_once:
-            batch = [{"mode": "start", "req": {"start": self.START}}, {"mode": "end", "req": {"end": self.END}}]
+            batch = [{"mode": "start", "req": {"start": START}}, {"mode": "end", "req": {"end": END}}]
             bench.call("weave", "/call/upsert_batch", {"batch": batch})
         else:
-            bench.call("weave", "/v2/acme/chat/call/start", {"start": self.START})
-            bench.call("weave", "/v2/acme/chat/call/end", {"end": self.END})
+            bench.call("weave", "/v2/acme/chat/call/start", {"start": START})
+            bench.call("weave", "/v2/acme/chat/call/end", {"end": END})
 
         assert [(ID, "t-1", "answer", 1_000_000_000)] == self.spans(bench)
 
@@ -482,7 +483,7 @@ class TestClient:
         """
         A call that only began is there; its trace is itself where it names none, its op's name may be plain.
         """
-        start = {**self.START, "trace_id": None, "op_name": "answer"}
+        start = {**START, "trace_id": None, "op_name": "answer"}
         bench.call("weave", "/v2/acme/chat/call/start", {"start": start})
 
         assert [(ID, ID, "answer", 0)] == self.spans(bench)
@@ -491,7 +492,7 @@ class TestClient:
         """
         The end of a call that nobody began leaves nothing.
         """
-        answers = [bench.call("weave", "/v2/acme/chat/call/end", body) for body in ({"end": self.END}, {})]
+        answers = [bench.call("weave", "/v2/acme/chat/call/end", body) for body in ({"end": END}, {})]
 
         assert [200, 200] == [answer.status_code for answer in answers]
         assert [] == self.spans(bench)
@@ -509,7 +510,7 @@ class TestClient:
         """
         A call without an id or a time answers 422, and nothing is kept of its request.
         """
-        body = {"batch": [self.START, {"id": "x", **start}]}
+        body = {"batch": [START, {"id": "x", **start}]}
 
         assert 422 == bench.call("weave", "/v2/acme/chat/calls/complete", body).status_code
         assert [] == self.spans(bench)

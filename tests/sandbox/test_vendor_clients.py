@@ -168,9 +168,11 @@ class TestBraintrust:
         """
         with Sandbox(switches=Switches(refused_api_key="bad")) as sandbox:
             url = sandbox.environment()["BRAINTRUST_BASE_URL"]
-            with Braintrust(api_key="bad", base_url=url, max_retries=0) as client:
-                with pytest.raises(braintrust_api.AuthenticationError):
-                    client.projects.list()
+            with (
+                Braintrust(api_key="bad", base_url=url, max_retries=0) as client,
+                pytest.raises(braintrust_api.AuthenticationError),
+            ):
+                client.projects.list()
 
 
 WEAVE_ENVIRONMENT = {

@@ -122,7 +122,7 @@ def changes(record: FeedbackRecord, wanted: Mapping[str, Part], standing: Mappin
         if kind not in standing:
             todo[kind] = part
         elif not _says_the_same(part, standing[kind]):
-            todo[kind] = replace(part, action="replace")
+            todo[kind] = replace(part, action="replace", replaces=standing[kind])
     for kind, part in standing.items():
         if kind not in wanted:
             todo[kind] = replace(part, action="retract", record=replace(part.record, stands=record.stands))

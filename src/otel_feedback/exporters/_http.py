@@ -8,9 +8,11 @@ from __future__ import annotations
 import email.utils
 import functools
 import os
+import re
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timezone
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -40,6 +42,17 @@ T = TypeVar("T")
 MAX_ANSWER_BYTES = 1024 * 1024
 # An answer's text goes into a dead letter's reason as far as a person reads.
 MAX_REASON_CHARS = 300
+# A run of characters this long that stands in a vendor's text and in what was said is no coincidence.
+QUOTE_CHARS = 12
+
+# Before any of these a vendor has seen nothing of a request.
+NOTHING_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
 
 REQUEST_ID_HEADERS = ("x-bt-internal-trace-id", "x-request-id", "x-amzn-requestid", "cf-ray")
 
@@ -83,8 +96,20 @@ def reason_of(response: httpx.Response, hint: str = "") -> str:
     request_id = next((response.headers[name] for name in REQUEST_ID_HEADERS if name in response.headers), None)
     words = [f"HTTP {response.status_code}"]
     if request_id is not None:
-        words.append(f"(request {request_id[:64]})")
+        words.append(f"(request {_one_line(request_id)[:64]})")
     return " ".join(words) + (f": {hint[:MAX_REASON_CHARS]}" if hint else "")
+
+
+def message_of(response: httpx.Response, name: str, part: Part) -> str:
+    """Read the text that a vendor gives with an error, on one line; one that quotes what was said is left out."""
+    body = None if response.is_success else json_of(response)
+    text = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(text, str):
+        return ""
+    line = _one_line(text)[:MAX_REASON_CHARS]
+    record = part.record
+    said = [part.body.get("value"), record.native, *(getattr(record, field) for field in record.said)]
+    return "" if any(_quotes(line, _one_line(words)) for words in _texts(said)) else line
 
 
 def retry_after_millis(response: httpx.Response, now_unix_nano: int) -> int | None:
@@ -95,8 +120,11 @@ def retry_after_millis(response: httpx.Response, now_unix_nano: int) -> int | No
         return int(text[:9]) * 1_000
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+    # HTTP's dates are UTC; a zone of -0000, or none as in asctime's form, is read as a time without a zone.
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
     return max(0, int(moment.timestamp() * 1_000) - now_unix_nano // NANOS_PER_MILLI)
 
 
@@ -113,14 +141,38 @@ def one_by_one(parts: Sequence[Part], deliver: Callable[[Part], Exchange[Result]
         results.append(result)
         if isinstance(result, PauseDestination) or getattr(result, "retry_after_millis", None) is not None:
             break
-    return results + [_not_tried(results[-1])] * (len(parts) - len(results))
+    return results + [not_tried(results[-1])] * (len(parts) - len(results)) if results else []
 
 
-def _not_tried(last: Result) -> Result:
+def not_tried(last: Result) -> Result:
     """Say of a part that it waits because of the one before it."""
     if isinstance(last, PauseDestination):
         return last
     return RetryableFailure(f"not tried after: {last.reason}", getattr(last, "retry_after_millis", None))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Find every text in a value, numbers as they are written included."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        yield str(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _quotes(line: str, said: str) -> bool:
+    """Tell whether a line has a text in it: a short one as words of its own, of a long one any run."""
+    if len(said) <= QUOTE_CHARS:
+        return re.search(rf"(?<!\w){re.escape(said)}(?!\w)", line) is not None
+    return any(line[start : start + QUOTE_CHARS] in said for start in range(len(line) - QUOTE_CHARS + 1))
+
+
+def _one_line(text: str) -> str:
+    """Write a text on one line, without control characters: it comes from outside and goes into a log."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 # --- the driver --------------------------------------------------------------------------------------------------
@@ -130,8 +182,8 @@ def _not_tried(last: Result) -> Result:
 class HTTPOptions:
     """How an exporter speaks HTTP.
 
-    `timeout_millis` limits each wait (connect, write, read), `total_timeout_millis` a whole answer. `transport` is
-    httpx's, for tests and for proxies of one's own.
+    `timeout_millis` limits each wait (connect, write, read); of an answer that drips no more is read when
+    `total_timeout_millis` have gone since its request. `transport` is httpx's, for tests and for proxies of one's own.
     """
 
     timeout_millis: int = 10_000
@@ -159,6 +211,7 @@ class HTTPFeedbackExporter:
         self._options = options or HTTPOptions()
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
+        self._parents_client: httpx.Client | None = None
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -205,11 +258,13 @@ class HTTPFeedbackExporter:
         self._warm_client()
 
     def export(self, parts: Sequence[Part]) -> Sequence[Result]:
-        """Send parts; one result for each."""
+        """Send parts; one result for each. Where an exchange lets `NoAnswer` pass, that is the result of them all."""
         client = self._warm_client()
         token = context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
             return self._drive(self.exchange(parts), client)
+        except NoAnswer as silence:
+            return [silence.result] * len(parts)
         finally:
             context.detach(token)
 
@@ -219,9 +274,10 @@ class HTTPFeedbackExporter:
 
     def shutdown(self) -> None:
         """Close the connections; a later export opens new ones."""
+        self._forget_parent()
         with self._lock:
             client, self._client = self._client, None
-        if client is not None and self._pid == os.getpid():
+        if client is not None:
             client.close()
 
     def _drive(self, exchange: Exchange[T], client: httpx.Client) -> T:
@@ -240,51 +296,60 @@ class HTTPFeedbackExporter:
             return result
 
     def _send(self, client: httpx.Client, request: httpx.Request) -> httpx.Response:
-        """Send one request and translate httpx's errors, here and nowhere else.
-
-        Their texts are left out: httpx quotes an ill-formed header, key included.
-        """
-        try:
-            response = client.send(request, stream=True)
-        except (
-            httpx.ConnectError,
-            httpx.ConnectTimeout,
-            httpx.PoolTimeout,
-            httpx.UnsupportedProtocol,
-        ) as error:
-            raise NoAnswer(RetryableFailure(f"no connection ({type(error).__name__})")) from error
-        except httpx.RequestError as error:
-            raise NoAnswer(Unclear(f"no answer ({type(error).__name__})")) from error
+        """Send one request and read its answer."""
+        deadline_nano = self._options.clock.monotonic_nano() + self._options.total_timeout_millis * NANOS_PER_MILLI
+        # Older httpx (before 0.25) gives a request that was built by hand no timeout at all.
+        request.extensions = {"timeout": client.timeout.as_dict(), **request.extensions}
+        response = self._begin(client, request)
         try:
             return httpx.Response(
-                response.status_code, headers=_without_coding(response.headers), content=self._read(response)
+                response.status_code,
+                headers=_without_coding(response.headers),
+                content=self._read(response, deadline_nano),
             )
         finally:
             response.close()
 
-    def _read(self, response: httpx.Response) -> bytes:
+    def _begin(self, client: httpx.Client, request: httpx.Request) -> httpx.Response:
+        """Send a request up to the head of its answer, and translate httpx's errors, here and nowhere else.
+
+        The errors themselves are left behind: httpx quotes an ill-formed header in their texts, key included.
+        """
+        try:
+            return client.send(request, stream=True)
+        except httpx.RequestError as error:
+            kind = type(error)
+        if issubclass(kind, NOTHING_SENT):
+            raise NoAnswer(RetryableFailure(f"no connection ({kind.__name__})"))
+        raise NoAnswer(Unclear(f"no answer ({kind.__name__})"))
+
+    def _read(self, response: httpx.Response, deadline_nano: int) -> bytes:
         """Read an answer's body as far as it comes, is small enough and in time: its status stands all the same."""
-        deadline = self._options.clock.monotonic_nano() + self._options.total_timeout_millis * NANOS_PER_MILLI
         body = b""
         try:
             for chunk in response.iter_bytes():
                 body += chunk
-                if len(body) > MAX_ANSWER_BYTES or self._options.clock.monotonic_nano() > deadline:
+                if len(body) > MAX_ANSWER_BYTES or self._options.clock.monotonic_nano() > deadline_nano:
                     break
         except httpx.RequestError:
             return body
         return body[:MAX_ANSWER_BYTES]
 
     def _warm_client(self) -> httpx.Client:
-        """Answer this process's client; a forked child makes its own."""
+        """Answer this process's client."""
+        self._forget_parent()
         with self._lock:
-            if self._client is None or self._pid != os.getpid():
-                self._client, self._pid = self._make_client(), os.getpid()
+            if self._client is None:
+                seconds = self._options.timeout_millis / 1_000
+                self._client = httpx.Client(timeout=seconds, transport=self._options.transport, follow_redirects=False)
             return self._client
 
-    def _make_client(self) -> httpx.Client:
-        seconds = self._options.timeout_millis / 1_000
-        return httpx.Client(timeout=seconds, transport=self._options.transport, follow_redirects=False)
+    def _forget_parent(self) -> None:
+        """In a forked child, leave the parent its connections, and its lock, which a thread may have held."""
+        if self._pid != os.getpid():
+            # Kept, since collecting it would close what only the parent may close.
+            self._parents_client = self._client
+            self._lock, self._client, self._pid = threading.Lock(), None, os.getpid()
 
 
 def json_of(response: httpx.Response) -> Any:
@@ -343,18 +408,28 @@ def check_base_url(url: str) -> str:
     """Check a base URL and take off its last slash.
 
     Raises:
-        ConfigurationError: when it is no http(s) URL, or has a user, a query or a fragment.
+        ConfigurationError: when it is no http(s) URL, or has a user, a query or a fragment; it does not contain the
+            URL, in which somebody may have put a password.
     """
-    try:
-        found = urlsplit(url.strip())
-        is_fit = found.scheme in ("http", "https") and bool(found.hostname) and (found.port or 1) > 0
-    except ValueError:
-        is_fit = False
-    if not is_fit or "@" in found.netloc or found.query or found.fragment:
+    stripped = url.strip().rstrip("/")
+    if not _is_base_url(stripped):
         raise ConfigurationError(
             "a base URL is http(s)://host[:port][/path], without user, query or fragment", setting="base_url"
         )
-    return url.strip().rstrip("/")
+    return stripped
+
+
+def _is_base_url(url: str) -> bool:
+    """Tell whether a text is a URL to which paths can be added."""
+    if any(char in "?#\\" or char.isspace() or not char.isprintable() for char in url):
+        return False
+    try:
+        found = urlsplit(url)
+        # A port out of range, and a host that no resolver takes (RFC 1035, section 2.3.1), are errors here.
+        found.port, (found.hostname or "").encode("idna")  # noqa: B018 (asked for the error)
+    except ValueError:
+        return False
+    return found.scheme in ("http", "https") and bool(found.hostname) and "@" not in found.netloc
 
 
 def check_api_key(key: str | None, variable: str) -> str | None:

@@ -23,6 +23,7 @@ from otel_feedback.exceptions import ConfigurationError
 from otel_feedback.exporters import (
     PauseDestination,
     PermanentFailure,
+    RetryableFailure,
     Result,
     Skipped,
     Success,
@@ -42,9 +43,9 @@ from otel_feedback.exporters._http import (
 if TYPE_CHECKING:
     import httpx
 
-# The real limit is not documented; these are safe.
+# The real limit is not documented; these are safe. The bytes are those of the whole body.
 MAX_BATCH_ITEMS = 100
-MAX_BATCH_BYTES = 1024 * 1024
+MAX_BATCH_BYTES = 1_000_000
 
 PATHS: Mapping[str, str] = {
     "experiment_id": "/v1/experiment/{}/feedback",
@@ -64,12 +65,14 @@ HINTS: Mapping[int, str] = {
 
 
 class BraintrustNative(TypedDict, total=False):
-    """What `native={"braintrust": …}` may set; comments and tags have items, and rules, of their own."""
+    """What `native={"braintrust": …}` may set: every published field but the row's id."""
 
-    scores: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)]]
+    scores: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)] | None]
     expected: Any
+    comment: str
     metadata: dict[str, Any]
     source: Literal["app", "api", "external"]
+    tags: list[str]
 
 
 class BraintrustExporter(HTTPFeedbackExporter):
@@ -141,60 +144,72 @@ class BraintrustExporter(HTTPFeedbackExporter):
 
         A comment has its own because it alone may not be repeated; tags, because they go to another row.
         """
-        parts = []
         native = native_fields(record, self.name, BraintrustNative)
-        if record.value is not None or record.correction is not None or native:
-            parts.append(self._value_part(record))
-        if record.comment is not None:
-            parts.append(self._part(record, "comment", {"comment": record.comment}, {"comment"}))
-        if record.tags:
-            parts.append(self._part(record, "tags", {"tags": list(record.tags)}, {"tags"}))
-        return parts
+        found: dict[str, dict[str, Any]] = {}
+        value = _value_item(record, native)
+        if value or record.value is not None:
+            found["value"] = value
+        if comment := native.get("comment", record.comment):
+            found["comment"] = {"comment": comment}
+        if tags := native.get("tags", record.tags):
+            found["tags"] = {"tags": list(dict.fromkeys(tags))}
+        # All items name the user and the metadata; that they are carried is said of the first, so that other metadata
+        # is no reason to send a comment again.
+        carried = {kind: {kind} for kind in found}
+        for kind in list(found)[:1]:
+            carried[kind] |= {"user_id", "metadata"}
+        if "expected" in value:
+            carried["value"].add("correction")
+        return [
+            replace(self._part(record, kind, said, native), carries=frozenset(carried[kind]) & frozenset(record.said))
+            for kind, said in found.items()
+        ]
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """Send what goes to one place together; no row twice in one request, and in order."""
-        results: dict[int, Result] = {}
         numbered = list(enumerate(parts))
-        for number, part in numbered:
-            if part.action == "retract" and "scores" not in part.body:
-                results[number] = Skipped(f"Braintrust cannot take back {part.kind}")
+        results: dict[int, Result] = {
+            number: Skipped(f"Braintrust cannot take back {part.kind}")
+            for number, part in numbered
+            if part.action == "retract" and "scores" not in part.body
+        }
+        failed: dict[str, Result] = {}
         for batch in _batches([(number, part) for number, part in numbered if number not in results]):
-            results.update((yield from self._send_batch(batch)))
+            route = batch[0][1].route
+            if route in failed:
+                # A row's later feedback must not overtake what failed.
+                results.update(dict.fromkeys((number for number, _ in batch), not_tried(failed[route])))
+                continue
+            answered = yield from self._send_batch(batch)
+            results.update(answered)
+            for result in answered.values():
+                if isinstance(result, (RetryableFailure, Unclear, PauseDestination)):
+                    failed[route] = result
         return [results[number] for number, _ in numbered]
 
-    def _value_part(self, record: FeedbackRecord) -> Part:
-        """Build the item that may be repeated: score, expected, labels."""
-        item: dict[str, Any] = {}
-        carries = {"value"} if record.value is not None else set()
-        if (score := record.fraction) is not None:
-            item["scores"] = {record.name: score}
-        if record.correction is not None:
-            item["expected"] = record.correction
-            carries.add("correction")
-        return self._part(record, "value", {**item, **record.native.get(self.name, {})}, carries)
-
-    def _part(self, record: FeedbackRecord, kind: str, said: Mapping[str, Any], carries: set[str]) -> Part:
+    def _part(self, record: FeedbackRecord, kind: str, said: Mapping[str, Any], native: Mapping[str, Any]) -> Part:
         """Build an item: the row, what is said, and where it comes from."""
         handle = record.handle
-        row = handle.attributes.get("braintrust_row_id") or handle.span_id
-        if kind == "tags" and self.tags_on == "root":
-            row = handle.root_span_id
-        item = {
-            "id": row,
-            "source": SOURCES[record.source],
-            **said,
-            "metadata": {**said.get("metadata", {}), **_metadata(record)},
-        }
-        carries |= {name for name in ("metadata", "user_id") if name in record.said}
         ended = handle.ended_at if handle.ended_at is not None else record.recorded_at_unix_nano
+        item = {
+            "id": self._row_of(handle, kind),
+            "source": native.get("source", SOURCES[record.source]),
+            **said,
+            "metadata": {**native.get("metadata", {}), **_metadata(record)},
+        }
         return Part(
             record=record,
             kind=kind,
             body=item,
             route=handle.attributes.get(BRAINTRUST_PARENT) or self.parent,
-            carries=frozenset(carries),
             not_before_unix_nano=ended + self.hold_millis * NANOS_PER_MILLI,
         )
+
+    def _row_of(self, handle: FeedbackHandle, kind: str) -> str:
+        """Name the row: a span's own, for tags the root's; what Braintrust's SDK wrote has ids of its own."""
+        if row := handle.attributes.get("braintrust_row_id"):
+            return row
+        return handle.root_span_id if kind == "tags" and self.tags_on == "root" else handle.span_id
 
     def _send_batch(self, batch: Sequence[tuple[int, Part]]) -> Exchange[dict[int, Result]]:
         """Send items of one place in one request; of a refused one the halves, so that one bad item sinks no other."""
@@ -236,7 +251,9 @@ class BraintrustExporter(HTTPFeedbackExporter):
             result = self._judge(response)
             return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else result
         body = json_of(response)
-        projects = body.get("objects", []) if isinstance(body, dict) else []
+        if not isinstance(body, dict):
+            return RetryableFailure("Braintrust's answer to the look-up of the project could not be read")
+        projects = body.get("objects", [])
         ids = [project.get("id") for project in projects if isinstance(project, dict) and project.get("name") == name]
         if not ids or not isinstance(ids[0], str) or not _is_uuid(ids[0]):
             return PauseDestination("Braintrust knows no project of the parent's name; it appears with its first span")

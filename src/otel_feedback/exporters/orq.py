@@ -17,13 +17,14 @@ from typing_extensions import TypedDict
 from otel_feedback import environment_variables as env
 from otel_feedback._record import FeedbackRecord, Part, derived_id, part_id
 from otel_feedback._retry import HOUR_MILLIS
+from otel_feedback.exceptions import InvalidFeedbackError
 from otel_feedback.exporters import Result, RetryableFailure, Success
 from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
     check_api_key,
-    json_of,
+    message_of,
     native_fields,
     one_by_one,
     reason_of,
@@ -148,75 +149,96 @@ class OrqExporter(HTTPFeedbackExporter):
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:
         """One part a property: the value, the correction, the comment."""
-        parts = []
         native = native_fields(record, self.name, OrqNative)
-        if "property" in native and "value" in native:
-            parts.append(self._part(record, "value", native["property"], native["value"]))
-        elif (found := self._property_of(record)) is not None:
-            parts.append(self._part(record, "value", *found))
-        if record.correction is not None:
-            parts.append(self._part(record, "correction", "correction", _as_text(record.correction)))
-        if record.comment is not None and self.comment_property is not None:
-            parts.append(self._part(record, "comment", self.comment_property, record.comment))
-        return parts
+        product = native.get("product", self.product)
+        found = {
+            "value": self._property_of(record, native),
+            "correction": None if record.correction is None else ("correction", _as_text(record.correction)),
+            "comment": None
+            if record.comment is None or self.comment_property is None
+            else (self.comment_property, record.comment),
+        }
+        return [
+            _part(record, kind, what, product=product) for kind, what in found.items() if what is not None
+        ]
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """One call a part; orq has no batch."""
         return one_by_one(parts, self._deliver)
 
-    def _property_of(self, record: FeedbackRecord) -> tuple[str, Any] | None:
+    def _property_of(self, record: FeedbackRecord, native: Mapping[str, Any]) -> tuple[str, Any] | None:
         """Name orq's property for a value and what it holds, or nothing where orq would refuse it."""
-        value = record.value
-        if isinstance(value, bool):
-            if record.name in self.thumbs:
-                return "rating", ["good" if value else "bad"]
-            # orq has no booleans: a declared property takes the words.
-            return (record.name, ["true" if value else "false"]) if record.name in self.properties else None
-        if isinstance(value, (int, float)):
-            return (record.name, value) if record.name in self.properties else None
-        if value is None:
-            return None
-        labels = [value] if isinstance(value, str) else list(value)
-        known = CHOICES.get(record.name)
-        if record.name in self.properties or (known is not None and known.issuperset(labels)):
-            return record.name, labels
-        return None
+        value = native.get("value", _in_orqs_words(record, self.thumbs))
+        if "property" in native or "value" in native:
+            name = native.get("property", self._known_property(record, value))
+            if name is None or value is None:
+                raise InvalidFeedbackError(
+                    f"native[{self.name!r}] needs both a property that orq knows and a value",
+                    field=f"native.{self.name}",
+                )
+            return name, value
+        name = self._known_property(record, value)
+        return None if name is None or value is None else (name, value)
 
-    def _part(self, record: FeedbackRecord, kind: str, prop: str, value: Any) -> Part:
-        """Build the body of one property."""
-        body = {
-            "property": prop,
-            "value": value,
-            "trace_id": record.handle.trace_id,
-            "product": record.native.get(self.name, {}).get("product", self.product),
-            "id": ulid_of(record, part_id(record.id, kind)),
-        }
-        return Part(record=record, kind=kind, body=body, carries=frozenset({kind}))
+    def _known_property(self, record: FeedbackRecord, value: Any) -> str | None:
+        """Find the property that orq has for a value: a thumb's, a declared one, or one of orq's multiple choices."""
+        if isinstance(record.value, bool) and record.name in self.thumbs:
+            return "rating"
+        if record.name in self.properties:
+            return record.name
+        is_choice = not isinstance(record.value, bool) and isinstance(value, list)
+        return record.name if is_choice and CHOICES.get(record.name, frozenset()).issuperset(value) else None
 
     def _deliver(self, part: Part) -> Exchange[Result]:
-        """Create a part; one that was there is removed first, since what a repeated id does is unknown."""
+        """Create a part; what was there before is removed first, since what a repeated id does is unknown."""
         if part.action != "create":
             removed = yield from self._remove(part)
             if part.action == "retract" or not isinstance(removed, Success):
                 return removed
         response = yield self.request("POST", "/v2/feedback", part.body)
-        return self._judge(response)
+        return self._judge(response, part)
 
     def _remove(self, part: Part) -> Exchange[Result]:
-        """Take a part back; one that orq does not have is as good as removed."""
-        keys = ("id", "trace_id", "product")
-        response = yield self.request("POST", "/v2/feedback/remove", {key: part.body[key] for key in keys})
-        if response.status_code == 404:
-            return Success(reason_of(response, "it was not there"))
-        return self._judge(response)
+        """Take back what was sent of a part, of every revision; what orq does not have is as good as removed.
 
-    def _judge(self, response: httpx.Response) -> Result:
-        """Read an answer of orq's, whose error texts speak of the request and of nobody's data."""
-        hint = _message_of(response)
+        Of every revision, because which of them has arrived is not certain when an answer was lost.
+        """
+        newest = part.record.revision if part.action == "retract" else part.record.revision - 1
+        result: Result = Success("there was nothing to remove")
+        for revision in range(newest, -1, -1):
+            body = {
+                "id": ulid_of(part.id, revision),
+                "trace_id": part.body["trace_id"],
+                "product": part.body["product"],
+            }
+            response = yield self.request("POST", "/v2/feedback/remove", body)
+            result = self._judge(response, part)
+            if response.status_code == 404:
+                result = Success(reason_of(response, "it was not there"))
+            if not isinstance(result, Success):
+                break
+        return result
+
+    def _judge(self, response: httpx.Response, part: Part) -> Result:
+        """Read an answer, of an error orq's own `message`."""
+        message = message_of(response, "message", part)
         if response.status_code == 404:
-            hint = f"{hint}; has the trace arrived, and is the property defined in the workspace?"
+            hint = f"has the trace arrived, and is the property defined in the workspace? {message}".strip()
             return RetryableFailure(reason_of(response, hint), give_up_after_millis=NOT_FOUND_GRACE_MILLIS)
-        return self.result(response, hint)
+        return self.result(response, message)
+
+
+def _part(record: FeedbackRecord, kind: str, what: tuple[str, Any], *, product: str) -> Part:
+    """Build the body of one property."""
+    name, value = what
+    body = {
+        "property": name,
+        "value": value,
+        "trace_id": record.handle.trace_id,
+        "product": product,
+        "id": ulid_of(part_id(record.id, kind), record.revision),
+    }
+    return Part(record=record, kind=kind, body=body, carries=frozenset({kind}))
 
 
 def ulid(identifier: str) -> str:
@@ -225,9 +247,20 @@ def ulid(identifier: str) -> str:
     return "".join(_BASE32[bits >> shift & 31] for shift in range(125, -1, -5))
 
 
-def ulid_of(record: FeedbackRecord, identifier: str) -> str:
+def ulid_of(identifier: str, revision: int) -> str:
     """Choose the id at orq: a changed judgement gets a new one, because the removed one may not be used again."""
-    return ulid(derived_id("revision", identifier, str(record.revision)) if record.revision else identifier)
+    return ulid(derived_id("revision", identifier, str(revision)) if revision else identifier)
+
+
+def _in_orqs_words(record: FeedbackRecord, thumbs: frozenset[str]) -> str | float | list[str] | None:
+    """Write a value as orq has it: it knows no booleans, and every choice is a list."""
+    value = record.value
+    if isinstance(value, bool):
+        words = ("good", "bad") if record.name in thumbs else ("true", "false")
+        return [words[0] if value else words[1]]
+    if isinstance(value, str):
+        return [value]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _as_text(correction: Any) -> str:
@@ -242,10 +275,3 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return [_sorted(item) for item in value] if isinstance(value, list) else value
-
-
-def _message_of(response: httpx.Response) -> str:
-    """Read the `message` of an error."""
-    body = None if response.is_success else json_of(response)
-    message = body.get("message") if isinstance(body, dict) else None
-    return message if isinstance(message, str) else ""

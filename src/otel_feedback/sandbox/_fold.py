@@ -27,6 +27,7 @@ class Entries:
     """The feedback of one vendor while its submissions are read in order; equal ones are counted."""
 
     by_key: dict[str, FeedbackState] = field(default_factory=dict)
+    by_id: dict[str | None, list[FeedbackState]] = field(default_factory=dict)
     details: dict[str, list[Flag]] = field(default_factory=dict)
 
     def add(self, key: str, submission: Submission, project: str, said: Said, verdict: Verdict) -> FeedbackState:
@@ -34,6 +35,7 @@ class Entries:
         entry = self.by_key.get(key)
         if entry is None:
             entry = self.by_key[key] = _entry(submission, project, said)
+            self.by_id.setdefault(said.id, []).append(entry)
         else:
             entry["times"] += 1
         entry["joined"], entry["reason"], entry["removed"] = verdict.joined, verdict.reason, False

@@ -6,7 +6,7 @@ newer annotations are on a span. Functions here are pure; `_core.py` keeps what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -273,7 +273,8 @@ class _Fold:
     spans: frozenset[tuple[str, str]]
     switches: Switches
     entries: Entries = field(default_factory=Entries)
-    effective: list[dict[str, Any]] = field(default_factory=list)
+    effective: dict[tuple[str, ...], list[dict[str, Any]]] = field(default_factory=dict)
+    """The rows that stand, by what makes them the same: an id, or an annotation's span and key."""
 
 
 def read(spans: Sequence[Span], submissions: Sequence[Submission], switches: Switches) -> Reading:
@@ -282,40 +283,41 @@ def read(spans: Sequence[Span], submissions: Sequence[Submission], switches: Swi
     fold = _Fold(_trace_ids(spans), known, switches)
     for submission in submissions:
         _STEPS[submission.operation](fold, submission)
-    return Reading(fold.entries.feedback, fold.entries.flags, fold.effective)
+    effective = [row for rows in fold.effective.values() for row in rows]
+    return Reading(fold.entries.feedback, fold.entries.flags, effective)
 
 
 def _apply_create(fold: _Fold, submission: Submission) -> None:
     item = submission.item
+    rows = fold.effective.setdefault((item["id"],), [])
     verdict = judge(item["trace_id"], item["product"], fold.traces)
-    repeated = _repeat_flags(fold, item)
+    repeated = _repeat_flags(rows, item)
     if repeated and fold.switches.orq_repeated_id == "ignore":
         verdict = Verdict(joined=False, reason="orq ignored it: its id came before")
     flags = (*flags_of("orq", item_flags(item, fold.switches)), *verdict.flags, *repeated)
     fold.entries.add(canonical(item), submission, PROJECT, _said(item), replace(verdict, flags=flags))
-    _settle(fold.effective, _row(item), fold.switches)
+    _settle(rows, _row(item), fold.switches)
 
 
-def _repeat_flags(fold: _Fold, item: Item) -> tuple[Flag, ...]:
+def _repeat_flags(rows: Sequence[Item], item: Item) -> tuple[Flag, ...]:
     """Remark upon an id that came with other content; the same content is a retry."""
-    others = [each for each in fold.effective if each["id"] == item["id"]]
-    differs = any(each[name] != item[name] for each in others for name in ("property", "value", "trace_id"))
+    differs = any(row[name] != item[name] for row in rows for name in ("property", "value", "trace_id"))
     return (Flag("orq", "repeated_id", item["id"]),) if differs else ()
 
 
-def _settle(effective: list[dict[str, Any]], row: dict[str, Any], switches: Switches) -> None:
-    """Let a row stand beside, instead of, or behind the one with the same id."""
-    there = [index for index, each in enumerate(effective) if each["id"] == row["id"]]
-    if not there or switches.orq_repeated_id == "duplicate":
-        effective.append(row)
+def _settle(rows: list[dict[str, Any]], row: dict[str, Any], switches: Switches) -> None:
+    """Let a row stand beside, instead of, or behind the ones with the same id."""
+    if not rows or switches.orq_repeated_id == "duplicate":
+        rows.append(row)
     elif switches.orq_repeated_id == "upsert":
-        effective[there[0]] = row
+        rows[:] = [row]
 
 
 def _apply_remove(fold: _Fold, submission: Submission) -> None:
     removal = submission.item
-    fold.effective[:] = [each for each in fold.effective if not _is_removed_by(each, removal)]
-    for entry in fold.entries.by_key.values():
+    rows = fold.effective.get((removal["id"],), [])
+    rows[:] = [row for row in rows if not _is_removed_by(row, removal)]
+    for entry in fold.entries.by_id.get(removal["id"], ()):
         entry["removed"] = entry["removed"] or _is_removed_by(entry["raw"], removal)
 
 
@@ -332,40 +334,27 @@ def _apply_annotate(fold: _Fold, submission: Submission) -> None:
         said = _said_by_annotation(item, annotation)
         key = canonical([item["trace_id"], item["span_id"], annotation, said.user])
         fold.entries.add(key, submission, PROJECT, said, verdict)
-        _settle_annotation(fold, said)
+        _settle_annotation(fold.effective.setdefault(_place(item, said.name), []), said, fold.switches)
 
 
-def _settle_annotation(fold: _Fold, said: Said) -> None:
-    row = {
-        **said.target,
-        "id": None,
-        "property": said.name,
-        "value": said.value,
-        "product": "otel",
-        "user": said.user,
-    }
-    if fold.switches.orq_annotation_repeat == "upsert":
-        _take_off(fold.effective, said.target, {said.name})
-    fold.effective.append(row)
+def _settle_annotation(rows: list[dict[str, Any]], said: Said, switches: Switches) -> None:
+    row = {**said.target, "id": None, "property": said.name, "value": said.value, "product": "otel", "user": said.user}
+    kept = rows if switches.orq_annotation_repeat == "append" else []
+    rows[:] = [*kept, row]
 
 
 def _apply_unannotate(fold: _Fold, submission: Submission) -> None:
     item = submission.item
     names = {*item.get("keys", ()), *item.get("parent_annotation_ids", ())}
-    place: Target = {"trace_id": item["trace_id"], "span_id": item["span_id"]}
-    _take_off(fold.effective, place, names)
-    for entry in fold.entries.by_key.values():
-        if entry["kind"] == "annotation" and entry["target"] == place and entry["name"] in names:
-            entry["removed"] = True
+    target: Target = {"trace_id": item["trace_id"], "span_id": item["span_id"]}
+    for name in names:
+        fold.effective.pop(_place(item, name), None)
+    for entry in fold.entries.by_id.get(None, ()):  # only annotations have no id
+        entry["removed"] = entry["removed"] or (entry["target"] == target and entry["name"] in names)
 
 
-def _take_off(effective: list[dict[str, Any]], place: Target, names: Collection[str]) -> None:
-    """Take a span's annotations under some names out of what is seen."""
-    effective[:] = [
-        row
-        for row in effective
-        if (row["trace_id"], row["span_id"]) != (place["trace_id"], place["span_id"]) or row["property"] not in names
-    ]
+def _place(item: Item, name: str) -> tuple[str, str, str]:
+    return (item["trace_id"], item["span_id"], name)
 
 
 _STEPS: Mapping[str, Callable[[_Fold, Submission], None]] = {

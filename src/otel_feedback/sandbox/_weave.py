@@ -12,6 +12,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -539,11 +540,10 @@ def _repeat_flags(fold: _Fold, item: Item) -> tuple[Flag, ...]:
 
 def _apply_purge(fold: _Fold, submission: Submission) -> None:
     ids = submission.item["ids"]
-    for entry in fold.entries.by_key.values():
-        if entry["project"] == submission.project and entry["id"] in ids:
-            entry["removed"] = True
     for each in ids:
         fold.contents.pop((submission.project, each), None)
+        for entry in fold.entries.by_id.get(each, ()):
+            entry["removed"] = entry["removed"] or entry["project"] == submission.project
 
 
 _STEPS: Mapping[str, Callable[[_Fold, Submission], None]] = {
@@ -582,19 +582,20 @@ def _content(feedback_type: str, payload: Item, item: Item) -> tuple[str, str, A
 
 def _rows(submissions: Iterable[Submission], switches: Switches, now_unix_nano: int) -> list[dict[str, Any]]:
     """Answer the rows as a query sees them: purged ones gone, those with one identity collapsed in time."""
-    settle_nanos = switches.weave_collapse_after_millis * 1_000_000
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for submission in submissions:
-        item = submission.item
+    settled_before = now_unix_nano - switches.weave_collapse_after_millis * 1_000_000
+    groups: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
+    for place, submission in enumerate(submissions):
+        item, at = submission.item, submission.received_at_unix_nano
         if submission.operation == "purge":
-            gone = {(submission.project, each) for each in item["ids"]}
-            rows = [(at, row) for at, row in rows if (row["project_id"], row["id"]) not in gone]
+            for each in item["ids"]:
+                groups.pop((submission.project, each), None)
             continue
-        if now_unix_nano - submission.received_at_unix_nano >= settle_nanos:
-            rows = [(at, row) for at, row in rows if _identity(row) != _identity(item)]
-        at = submission.received_at_unix_nano
-        rows.append((at, {**item, "created_at": _iso(at), "wb_user_id": USER}))
-    return [row for _, row in rows]
+        group = groups.setdefault((submission.project, item["id"]), [])
+        if at <= settled_before:
+            group[:] = [(before, row) for before, row in group if _identity(row) != _identity(item)]
+        group.append((place, {**item, "created_at": _iso(at), "wb_user_id": USER}))
+    placed = sorted((each for group in groups.values() for each in group), key=itemgetter(0))
+    return [row for _, row in placed]
 
 
 def _identity(row: Item) -> tuple[str, str, str]:
