@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ class TestOperation:
             ({"logfire.span_type": "span", "gen_ai.operation.name": "chat"}, CHAT),
         ],
     )
-    def test_an_llm_call_is_recognised_in_every_dialect(self, attributes, operation):
+    def test_an_llm_call_is_recognised_in_every_dialect(self, attributes: Any, operation: Any) -> None:
         """
         What an instrumentation writes on an LLM call gives OpenTelemetry's name of the operation.
         """
@@ -79,7 +81,7 @@ class TestOperation:
             {"logfire.span_type": "annotation", "gen_ai.system": "openai"},
         ],
     )
-    def test_any_other_span_is_no_llm_call(self, attributes):
+    def test_any_other_span_is_no_llm_call(self, attributes: Any) -> None:
         """
         An embedding, a tool, an agent, a chain, a placeholder or a span of something else has no operation.
         """
@@ -93,7 +95,9 @@ class TestOperation:
             for word, operation in (dialect.operations or {"anything": CHAT}).items()
         ],
     )
-    def test_every_row_of_the_table_is_reached_in_any_case_and_quoted(self, dialect, word, operation):
+    def test_every_row_of_the_table_is_reached_in_any_case_and_quoted(
+        self, dialect: Any, word: Any, operation: Any
+    ) -> None:
         """
         Alone on a span, a marker says its operation in lower case, in capitals and as JSON text.
         """
@@ -103,7 +107,7 @@ class TestOperation:
 
     @pytest.mark.parametrize("marker", sorted(MARKERS - {"gen_ai.system"}))
     @pytest.mark.parametrize("value", [True, 0, 1.5, ("chat", "llm"), [], {}, None, b"chat", ""])
-    def test_a_marker_that_is_no_word_is_no_llm_call(self, marker, value):
+    def test_a_marker_that_is_no_word_is_no_llm_call(self, marker: Any, value: Any) -> None:
         """
         Whatever type a foreign instrumentation writes, nothing is raised and nothing is recognised.
         """
@@ -111,20 +115,20 @@ class TestOperation:
 
     @pytest.mark.parametrize("attribute", sorted(NOT_A_CALL))
     @pytest.mark.parametrize("value", [0, ("log",), [], {}, None, "", "anything"])
-    def test_an_unknown_word_about_being_no_call_changes_nothing(self, attribute, value):
+    def test_an_unknown_word_about_being_no_call_changes_nothing(self, attribute: Any, value: Any) -> None:
         """
         Only the words of the table take a span's marker away.
         """
         assert CHAT == operation_of({attribute: value, "gen_ai.system": "openai"})
 
-    def test_the_oldest_form_comes_last(self):
+    def test_the_oldest_form_comes_last(self) -> None:
         """
         `gen_ai.system` also stands on embeddings and tools, so every other dialect is asked before it.
         """
         assert "gen_ai.system" == DIALECTS[-1].marker
 
     @given(st.dictionaries(st.sampled_from(sorted(MARKERS | set(NOT_A_CALL))), st.text(max_size=12)))
-    def test_an_operation_is_one_of_three_or_none(self, attributes):
+    def test_an_operation_is_one_of_three_or_none(self, attributes: Any) -> None:
         """
         No combination of markers raises or makes up a name.
         """
@@ -135,7 +139,7 @@ class TestHandleAttributes:
     @pytest.mark.parametrize(
         ("place", "name"), [(place, name) for name, places in HANDLE_ATTRIBUTES.items() for place in places]
     )
-    def test_every_place_is_read_under_one_name(self, place, name):
+    def test_every_place_is_read_under_one_name(self, place: Any, name: str) -> None:
         """
         An attribute that stands anywhere in the table is kept under our name for it.
         """
@@ -146,20 +150,20 @@ class TestHandleAttributes:
     @pytest.mark.parametrize(
         ("name", "places"), [(name, places) for name, places in HANDLE_ATTRIBUTES.items() if len(places) > 1]
     )
-    def test_the_best_place_wins(self, name, places):
+    def test_the_best_place_wins(self, name: str, places: Any) -> None:
         """
         Of several places that hold something the first of the table is taken, whatever the span's order.
         """
         assert "0" == handle_attributes({place: str(at) for at, place in reversed(list(enumerate(places)))})[name]
 
     @pytest.mark.parametrize("value", ["", None, 7, True, 1.5, b"x", ("x",), ["x"], {"x": "x"}, "\ud83d"])
-    def test_what_is_no_text_gives_way_to_the_next_place(self, value):
+    def test_what_is_no_text_gives_way_to_the_next_place(self, value: Any) -> None:
         """
         An empty, foreign or half-encoded value counts as absent: no store could keep it.
         """
         assert {CONVERSATION_ID: "s-1"} == handle_attributes({CONVERSATION_ID: value, "session.id": "s-1"})
 
-    def test_prompts_and_answers_are_never_kept(self):
+    def test_prompts_and_answers_are_never_kept(self) -> None:
         """
         Content, wherever an instrumentation writes it, has no row.
         """
@@ -178,7 +182,7 @@ class TestHandleAttributes:
         assert {RESPONSE_ID: "r-1"} == handle_attributes({**content, RESPONSE_ID: "r-1"})
 
     @given(st.dictionaries(st.sampled_from([RESPONSE_ID, CONVERSATION_ID, BRAINTRUST_PARENT, "user.id"]), TEXTS))
-    def test_what_was_kept_is_kept_again(self, attributes):
+    def test_what_was_kept_is_kept_again(self, attributes: Any) -> None:
         """
         Reading a handle's own attributes gives the same ones.
         """
@@ -186,7 +190,7 @@ class TestHandleAttributes:
 
 
 @given(st.text(st.characters(codec=None)))
-def test_a_text_is_unicode_when_it_has_no_surrogate(text):
+def test_a_text_is_unicode_when_it_has_no_surrogate(text: str) -> None:
     """
     Half of a pair anywhere in a text makes it one that cannot be written.
     """

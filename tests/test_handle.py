@@ -1,6 +1,7 @@
 import copy
 import pickle
 import string
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ FLAGS = st.integers(0, 255)
 
 
 class TestIds:
-    def test_ids_are_lower_case_hex_of_full_length(self):
+    def test_ids_are_lower_case_hex_of_full_length(self) -> None:
         """
         Leading zeros are written, as every vendor wants them.
         """
@@ -32,7 +33,7 @@ class TestIds:
         assert "0" * 14 + "cd" == handle.span_id
         assert "0" * 14 + "ef" == handle.root_span_id
 
-    def test_a_span_without_a_known_root_is_its_own(self):
+    def test_a_span_without_a_known_root_is_its_own(self) -> None:
         """
         Where nobody saw the local root, the root span id is the span's.
         """
@@ -41,14 +42,14 @@ class TestIds:
     @pytest.mark.parametrize(
         ("trace_id", "span_id", "is_valid"), [(1, 1, True), (0, 1, False), (1, 0, False), (0, 0, False)]
     )
-    def test_a_handle_is_valid_with_both_ids(self, trace_id, span_id, is_valid):
+    def test_a_handle_is_valid_with_both_ids(self, trace_id: Any, span_id: Any, is_valid: Any) -> None:
         """
         An all-zero id of either kind names no span.
         """
         assert is_valid == FeedbackHandle(SpanContext(trace_id, span_id, is_remote=True)).is_valid
 
     @given(FLAGS)
-    def test_a_handle_is_sampled_by_the_last_bit_of_its_flags(self, flags):
+    def test_a_handle_is_sampled_by_the_last_bit_of_its_flags(self, flags: Any) -> None:
         """
         Other flags, such as `random`, say nothing about sampling.
         """
@@ -59,7 +60,7 @@ class TestIds:
 
 class TestTraceparent:
     @given(TRACE_IDS, SPAN_IDS, FLAGS)
-    def test_it_round_trips(self, trace_id, span_id, flags):
+    def test_it_round_trips(self, trace_id: Any, span_id: Any, flags: Any) -> None:
         """
         What a handle writes is read as the same ids and flags.
         """
@@ -67,7 +68,7 @@ class TestTraceparent:
 
         assert FeedbackHandle(context) == FeedbackHandle.from_traceparent(FeedbackHandle(context).to_traceparent())
 
-    def test_it_is_written_as_version_00(self):
+    def test_it_is_written_as_version_00(self) -> None:
         """
         Version, trace id, span id, flags, in lower-case hex.
         """
@@ -75,7 +76,7 @@ class TestTraceparent:
 
     @pytest.mark.parametrize("version", ["01", "cc", "fe"])
     @pytest.mark.parametrize("rest", ["", "-", "-more", "-00-ff"])
-    def test_a_later_version_is_read_as_far_as_it_is_known(self, version, rest):
+    def test_a_later_version_is_read_as_far_as_it_is_known(self, version: Any, rest: Any) -> None:
         """
         W3C: a parser of version 00 takes the four fields of a later version, and ignores what follows a dash.
         """
@@ -110,7 +111,7 @@ class TestTraceparent:
             ("00", TRACE, SPAN, "01"),
         ],
     )
-    def test_what_is_malformed_is_refused(self, traceparent):
+    def test_what_is_malformed_is_refused(self, traceparent: Any) -> None:
         """
         Nothing but the exact form is read; the error names the field, keeps what was given and says what is expected.
         """
@@ -120,7 +121,7 @@ class TestTraceparent:
         assert ("traceparent", traceparent) == (caught.value.field, caught.value.value)
 
     @pytest.mark.parametrize("traceparent", [f"00-{'0' * 32}-{SPAN}-01", f"00-{TRACE}-{'0' * 16}-01"])
-    def test_an_all_zero_id_is_refused_with_a_message_of_its_own(self, traceparent):
+    def test_an_all_zero_id_is_refused_with_a_message_of_its_own(self, traceparent: Any) -> None:
         """
         It is well-formed and names no span, which is another mistake than a malformed one.
         """
@@ -130,7 +131,7 @@ class TestTraceparent:
         assert ("traceparent", traceparent) == (caught.value.field, caught.value.value)
 
     @given(st.text(st.sampled_from(string.hexdigits + "-gG \n"), max_size=60))
-    def test_any_text_is_read_or_refused(self, text):
+    def test_any_text_is_read_or_refused(self, text: str) -> None:
         """
         A text that is accepted is a traceparent: written again, it is the same up to its version and rest.
         """
@@ -141,7 +142,7 @@ class TestTraceparent:
 
         assert text[2:55] == handle.to_traceparent()[2:]
 
-    def test_it_takes_what_else_is_known_of_the_span(self):
+    def test_it_takes_what_else_is_known_of_the_span(self) -> None:
         """
         Attributes are copied, so that a later change of the caller's mapping changes no handle.
         """
@@ -163,7 +164,7 @@ class TestTraceparent:
             [("braintrust.parent", "x")],
         ],
     )
-    def test_attributes_that_are_no_texts_are_refused(self, attributes):
+    def test_attributes_that_are_no_texts_are_refused(self, attributes: Any) -> None:
         """
         A route that no exporter could read is an error now, not a dead letter later.
         """
@@ -174,7 +175,7 @@ class TestTraceparent:
 
 
 class TestFromSpan:
-    def test_a_recording_span_gives_its_context_times_and_attributes(self):
+    def test_a_recording_span_gives_its_context_times_and_attributes(self) -> None:
         """
         Of the attributes only those of the table are kept, under one set of names.
         """
@@ -196,7 +197,7 @@ class TestFromSpan:
         assert (5, 9) == (ended.started_at, ended.ended_at)
         assert {"gen_ai.request.model": "gpt-4o", "gen_ai.conversation.id": "s-1"} == live.attributes
 
-    def test_an_unsampled_span_gives_ids_that_say_so(self):
+    def test_an_unsampled_span_gives_ids_that_say_so(self) -> None:
         """
         The ids are valid, and the handle knows that no vendor will have the span.
         """
@@ -205,7 +206,7 @@ class TestFromSpan:
         assert (True, False) == (handle.is_valid, handle.is_sampled)
         assert (None, None, {}) == (handle.started_at, handle.ended_at, handle.attributes)
 
-    def test_a_remote_span_gives_its_ids(self):
+    def test_a_remote_span_gives_its_ids(self) -> None:
         """
         A span that is only a context has no times and no attributes.
         """
@@ -213,7 +214,7 @@ class TestFromSpan:
 
         assert remote == FeedbackHandle.from_span(NonRecordingSpan(remote.context))
 
-    def test_no_span_gives_a_handle_that_is_not_valid(self):
+    def test_no_span_gives_a_handle_that_is_not_valid(self) -> None:
         """
         Outside of any span there is a handle all the same, and it says so.
         """
@@ -222,7 +223,7 @@ class TestFromSpan:
 
 class TestValue:
     @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda handle: pickle.loads(pickle.dumps(handle))])  # noqa: S301 (our own)
-    def test_a_handle_can_be_copied_and_pickled(self, again):
+    def test_a_handle_can_be_copied_and_pickled(self, again: Any) -> None:
         """
         A task queue may carry a handle to another process whole.
         """
@@ -236,7 +237,7 @@ class TestValue:
 
         assert handle == again(handle)
 
-    def test_the_attributes_of_a_handle_cannot_be_changed(self):
+    def test_the_attributes_of_a_handle_cannot_be_changed(self) -> None:
         """
         What came from a traceparent or a span is read-only.
         """
@@ -245,7 +246,7 @@ class TestValue:
         with pytest.raises(TypeError):
             handle.attributes["user.id"] = "u-43"  # type: ignore[index]  # that is what is tested
 
-    def test_handles_can_be_members_of_a_set(self):
+    def test_handles_can_be_members_of_a_set(self) -> None:
         """
         Equal handles are one member, although mappings cannot be hashed.
         """

@@ -1,5 +1,6 @@
 import time
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
         ((1 << 63) - 1, "2262-04-11T23:47:16.854775Z"),
     ],
 )
-def test_a_time_is_written_in_utc_with_six_decimals(time_unix_nano, text):
+def test_a_time_is_written_in_utc_with_six_decimals(time_unix_nano: Any, text: str) -> None:
     """
     The text has microseconds, always six digits of them, cut and not rounded, and ends in Z.
     """
@@ -29,7 +30,7 @@ def test_a_time_is_written_in_utc_with_six_decimals(time_unix_nano, text):
 
 
 @given(st.integers(0, (1 << 63) - 1))
-def test_a_written_time_is_read_as_the_same_microsecond(time_unix_nano):
+def test_a_written_time_is_read_as_the_same_microsecond(time_unix_nano: Any) -> None:
     """
     Whoever parses the text gets the time back, but for the nanoseconds below a microsecond.
     """
@@ -39,14 +40,14 @@ def test_a_written_time_is_read_as_the_same_microsecond(time_unix_nano):
 
 
 @given(st.integers(0, (1 << 63) - 1), st.integers(0, (1 << 63) - 1))
-def test_written_times_sort_as_times(one, other):
+def test_written_times_sort_as_times(one: Any, other: Any) -> None:
     """
     Of two times the text of the later one is never the smaller.
     """
     assert (one <= other) <= (iso_utc(one) <= iso_utc(other))
 
 
-def test_the_system_clock_tells_the_time_of_day():
+def test_the_system_clock_tells_the_time_of_day() -> None:
     """
     It lies between two readings of the machine's own clock, in nanoseconds.
     """
@@ -56,7 +57,7 @@ def test_the_system_clock_tells_the_time_of_day():
     assert before <= shown <= time.time_ns()
 
 
-def test_the_system_clock_measures_durations_by_the_monotonic_clock():
+def test_the_system_clock_measures_durations_by_the_monotonic_clock() -> None:
     """
     It lies between two readings of the machine's monotonic clock, in nanoseconds.
     """

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from otel_feedback.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.trace import Tracer
 
@@ -60,30 +61,35 @@ def _make_none() -> ActiveProvider:
     raise ConfigurationError("nobody has said how a provider is made")
 
 
+@dataclass(slots=True)
+class _Slot:
+    """The current provider, how one is made, and how that went."""
+
+    provider: ActiveProvider | None = None
+    make: Callable[[], ActiveProvider] = _make_none
+    is_making: bool = False
+    has_failed: bool = False
+
+
 _lock = threading.RLock()
-_provider: ActiveProvider | None = None
-_make: Callable[[], ActiveProvider] = _make_none
-_is_making = False
-_has_failed = False
+_slot = _Slot()
 
 
 def get() -> ActiveProvider | None:
     """Answer the current provider, if there is one."""
-    return _provider
+    return _slot.provider
 
 
 def put(provider: ActiveProvider | None) -> ActiveProvider | None:
     """Make a provider the current one, or none; answer the one before."""
-    global _provider, _has_failed
     with _lock:
-        before, _provider, _has_failed = _provider, provider, False
+        before, _slot.provider, _slot.has_failed = _slot.provider, provider, False
         return before
 
 
 def set_default(make: Callable[[], ActiveProvider]) -> None:
     """Say how a provider is made where nobody configured one."""
-    global _make  # noqa: PLW0603
-    _make = make
+    _slot.make = make
 
 
 def get_or_make() -> ActiveProvider:
@@ -92,19 +98,20 @@ def get_or_make() -> ActiveProvider:
     Raises:
         ConfigurationError: when it cannot be made, or is being made by this very thread.
     """
-    global _is_making
-    if _provider is not None:
-        return _provider
+    if (provider := _slot.provider) is not None:
+        return provider
     with _lock:
-        if _is_making:
+        if (provider := _slot.provider) is not None:
+            return provider
+        if _slot.is_making:
             raise ConfigurationError("the provider is still being made; it cannot be used from within")
-        if _provider is None:
-            _is_making = True
-            try:
-                put(_make())
-            finally:
-                _is_making = False
-        return cast("ActiveProvider", _provider)
+        _slot.is_making = True
+        try:
+            provider = _slot.make()
+        finally:
+            _slot.is_making = False
+        put(provider)
+        return provider
 
 
 def for_capture() -> ActiveProvider | None:
@@ -112,20 +119,19 @@ def for_capture() -> ActiveProvider | None:
 
     It never raises: where that fails, capture stays off, after one line in the log.
     """
-    provider = _provider or _try_to_make()
+    provider = _slot.provider or _try_to_make()
     return None if provider is None or provider.is_disabled else provider
 
 
 def _try_to_make() -> ActiveProvider | None:
     """Make a provider, once; the spans that are opened while it is made, by an instrumented store, have none yet."""
-    global _has_failed
     with _lock:
-        if _has_failed or _is_making:
+        if _slot.has_failed or _slot.is_making:
             return None
         try:
             return get_or_make()
         except Exception:
-            _has_failed = True
+            _slot.has_failed = True
             logger.exception("capture is off: otel-feedback could not be configured from the environment")
             return None
 

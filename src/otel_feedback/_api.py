@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from otel_feedback import _active, processor
 from otel_feedback._capture import capture, capture_span, collect_handles, current_handle
-from otel_feedback.provider import FeedbackProvider
+from otel_feedback.provider import FeedbackProvider, start_from_environment
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,8 +50,7 @@ def configure(
 
 def get_feedback_provider() -> FeedbackProvider:
     """Answer the global provider; where nobody configured one, configure it from the environment."""
-    provider = _active.get()
-    return configure() if provider is None else cast("FeedbackProvider", provider)
+    return cast("FeedbackProvider", _active.get_or_make())
 
 
 def set_feedback_provider(provider: FeedbackProvider | None) -> None:
@@ -179,4 +178,4 @@ def bind_key(handle: FeedbackHandle, key: str, kind: str = "app") -> None:
     get_feedback_provider().bind_key(handle, key, kind)
 
 
-_active.set_default(configure)
+_active.set_default(start_from_environment)

@@ -232,7 +232,7 @@ def _default_of(parameter: inspect.Parameter) -> object:
     return None if parameter.default is inspect.Parameter.empty else parameter.default
 
 
-class _BoundCapturedFunction(wrapt.BoundFunctionWrapper):  # type: ignore[misc]  # wrapt has no types
+class _BoundCapturedFunction(wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]  # not generic before wrapt 2
     """A captured method, bound; it can be copied and sent to another process as a bound method can."""
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
@@ -252,7 +252,7 @@ class _BoundCapturedFunction(wrapt.BoundFunctionWrapper):  # type: ignore[misc] 
         return self
 
 
-class _CapturedFunction(wrapt.FunctionWrapper):  # type: ignore[misc]  # wrapt has no types
+class _CapturedFunction(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # as above
     """A captured function, which can be copied and sent to another process as a function can."""
 
     __bound_function_wrapper__ = _BoundCapturedFunction

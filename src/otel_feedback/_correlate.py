@@ -284,8 +284,8 @@ class Correlator:
             self._on_bound(group)
         except StoreError:
             raise
-        except Exception as error:
-            # The boundary to the application's own texts: one key that cannot be written must not cost the others.
+        except Exception as error:  # noqa: BLE001 (the boundary to the application's own texts)
+            # One key that cannot be written must not cost the others theirs.
             if len(group) == 1:
                 logger.error("a key, or what waited for it, could not be written: %s", type(error).__name__)  # noqa: TRY400 (the text may quote the key)
                 return

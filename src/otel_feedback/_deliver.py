@@ -95,7 +95,12 @@ def plan(lease: Lease, exporter: FeedbackExporter, *, now: int, is_released: Cal
     wanted = parts_of(exporter, lease.record)
     standing = standing_parts(lease, exporter)
     # What may not have arrived is said again, even where it is the same.
-    again = {kind: replace(wanted[kind], action="replace") for kind in wanted if kind in unclear_kinds(lease)}
+    unclear = unclear_kinds(lease)
+    again = {
+        kind: replace(part, action="replace", replaces=standing.get(kind))
+        for kind, part in wanted.items()
+        if kind in unclear
+    }
     todo = {
         kind: part
         for kind, part in {**again, **changes(lease.record, wanted, standing)}.items()

@@ -39,7 +39,11 @@ class FeedbackHandle:
     root: int = 0
     started_at: int | None = None
     ended_at: int | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Hash by the ids: neither a mapping nor OpenTelemetry's trace state can be hashed."""
+        return hash((self.context.trace_id, self.context.span_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a handle go to another process by pickle, which knows no read-only mapping."""

@@ -5,13 +5,18 @@ The module needs the extra `[auto]`; only its entry point and `otel_feedback.Fee
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
 from opentelemetry import trace
 
+from otel_feedback import _active
 from otel_feedback.exceptions import MissingExtraError
 from otel_feedback.processor import install
+from otel_feedback.provider import start_from_environment
+
+logger = logging.getLogger(__name__)
 
 try:
     from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # no stubs
@@ -25,7 +30,7 @@ except ImportError as error:
 class FeedbackInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base is untyped
     """Installs the feedback span processor on the tracer provider that auto-instrumentation has set up.
 
-    The provider itself is configured from the environment at the first captured call.
+    The feedback provider itself is configured from the environment when the first call of a model has ended.
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -34,7 +39,9 @@ class FeedbackInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base 
 
     def _instrument(self, **kwargs: Any) -> None:
         """Install the processor on the given tracer provider, else on the global one."""
-        install(kwargs.get("tracer_provider") or trace.get_tracer_provider())
+        _active.set_default(start_from_environment)
+        if not install(kwargs.get("tracer_provider") or trace.get_tracer_provider()):
+            logger.warning("no OpenTelemetry SDK is set up: the calls of models are not seen")
 
     def _uninstrument(self, **kwargs: Any) -> None:
         """Do nothing: OpenTelemetry cannot remove a processor, and ours rests while feedback is disabled."""

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -122,7 +122,7 @@ def _give_up(span: ReadableSpan) -> LiveSpan | None:
 
 def _keep(span: ReadableSpan, live: LiveSpan, operation: str, provider: ActiveProvider) -> None:
     """Make an LLM span known to what surrounds it, and bind its keys."""
-    found = FeedbackHandle.from_span(span)
+    found = FeedbackHandle.from_span(cast("trace.Span", span))  # of which it has what a handle takes
     attributes = {**found.attributes, "gen_ai.operation.name": operation}
     handle = replace(found, root=live.root, attributes=attributes)
     note_end(handle.context.span_id)

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, overload
 from opentelemetry import trace
 
 from otel_feedback import processor
-from otel_feedback._correlate import ENDED, Correlator
+from otel_feedback._capture import INVALID
+from otel_feedback._correlate import DEFAULT_KINDS, ENDED, Correlator
 from otel_feedback._deliver import Deliverer, DeliveryThread, drain
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import (
+    DeliveryStatus,
     Feedback,
     FeedbackRecord,
-    Part,
     Receipt,
     check_one_target,
     judgement_id,
@@ -31,17 +32,12 @@ from otel_feedback._record import (
     stand_in_handle,
 )
 from otel_feedback._retry import RetryPolicy
+from otel_feedback._route import DestinationPlan, Router, where
 from otel_feedback._settings import Settings
 from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
-from otel_feedback.exceptions import (
-    ConfigurationError,
-    FeedbackError,
-    InvalidFeedbackError,
-    InvalidTokenError,
-    UnknownTargetError,
-)
-from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of
-from otel_feedback.stores import APP, UNROUTED, Binding, DestinationStats, Entry, Parked, Store
+from otel_feedback.exceptions import ConfigurationError, InvalidTokenError, UnknownTargetError
+from otel_feedback.exporters import FeedbackExporter
+from otel_feedback.stores import APP, TRANSITIONS, UNROUTED, Binding, DestinationStats, Entry, Parked, Store
 from otel_feedback.stores.memory import MemoryStore
 from otel_feedback.stores.sqlite import SQLiteStore
 
@@ -61,15 +57,10 @@ ENTRY_POINT_GROUP = "otel_feedback_exporter"
 CAPTURE_ERRORS_PER_LINE = 1_000
 # How often a flush looks again while something is due later.
 FLUSH_POLL_MILLIS = 20
+# What a judgement waits for whose giver named no kind: a key of any of the kinds that are looked among by default.
+ANY_KIND = "any"
 
-
-@dataclass(frozen=True, slots=True)
-class DestinationPlan:
-    """What one destination would get of a judgement, what it cannot carry, and why it would be skipped."""
-
-    parts: Sequence[Part]
-    not_carried: tuple[str, ...] = ()
-    skipped: str | None = None
+_DISABLED = Receipt("", "disabled", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +71,19 @@ class _Engine:
     correlator: Correlator
     deliverers: Sequence[Deliverer]
     threads: Sequence[DeliveryThread]
+
+    def wake(self) -> None:
+        """Say that something is due."""
+        for thread in self.threads:
+            thread.wake()
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A judgement that is good and not stored yet: where it goes or what it waits for, and what will be missing."""
+
+    what: Entry | Parked
+    not_carried: Mapping[str, tuple[str, ...]]
 
 
 class FeedbackProvider:
@@ -121,9 +125,13 @@ class FeedbackProvider:
         self._retry = retry or RetryPolicy()
         self._redact = redact
         self._tracer_provider = tracer_provider
-        self._exporters = _by_name(_load(self.settings.exporters) if exporters is None else exporters)
-        self._store = _store_of(store if store is not None else self.settings.store_url, self.settings, self._clock)
-        self._span_attributes = _span_attributes(self._exporters.values())
+        if self.is_disabled:
+            exporters, store = (), "memory:"
+        exporters = _load(self.settings.exporters) if exporters is None else exporters
+        self._router = Router(exporters, exports_unsampled=self.settings.on_unsampled == "export")
+        self._exporters = self._router.exporters
+        self._store = _store_of(self.settings.store_url if store is None else store, self.settings, self._clock)
+        self._span_attributes = _span_attributes(exporters)
         self._tracer: Tracer | None = None
         self._sees_spans = False
         self._released: frozenset[int] = frozenset()
@@ -149,7 +157,6 @@ class FeedbackProvider:
         """
         if not self.is_disabled:
             self._running()
-            atexit.register(self.shutdown)
         return self
 
     def __enter__(self) -> Self:
@@ -176,20 +183,19 @@ class FeedbackProvider:
         """Deliver everything that is due until nothing waits or time is up; say whether nothing waits.
 
         The tracer provider is flushed first, so that what is held until its span has arrived may go when the span
-        ended in this process.
+        ended in this process. Where another process delivers, this one only waits for it.
         """
         if self.is_disabled:
             return True
         engine = self._running()
         deadline = self._clock.monotonic_nano() + timeout_millis * NANOS_PER_MILLI
         is_flushed = engine.correlator.flush()
-        self._release(timeout_millis)
+        self._release(deadline)
         for deliverer in engine.deliverers:
             is_flushed &= self._flush(deliverer, deadline)
         for exporter in self._exporters.values():
-            left = max(0, deadline - self._clock.monotonic_nano()) // NANOS_PER_MILLI
-            is_flushed &= exporter.force_flush(left)
-        return is_flushed
+            is_flushed &= bool(_ask(exporter, "force_flush", self._millis_until(deadline)))
+        return is_flushed and self._store.next_due(UNROUTED) is None
 
     def shutdown(self, timeout_millis: int | None = None) -> None:
         """Make one pass over what is due, at most `exit_timeout_millis` long, and stop; the rest stays in the store.
@@ -197,32 +203,48 @@ class FeedbackProvider:
         It is idempotent. What is recorded later is accepted and waits for the next process.
         """
         atexit.unregister(self.shutdown)
+        self._leave_parent()
         with self._lock:
             engine, self._is_shut_down = self._engine, True
-            if engine is None or engine.pid != os.getpid():
+            if engine is not None and engine.pid != self._pid:
                 return
-            self._engine = replace(engine, threads=())
+            self._engine = None if engine is None else replace(engine, threads=())
         limit = self.settings.exit_timeout_millis if timeout_millis is None else timeout_millis
-        deadline = self._clock.monotonic_nano() + limit * NANOS_PER_MILLI
+        if engine is None or self._stop(engine, self._clock.monotonic_nano() + limit * NANOS_PER_MILLI):
+            self._close()
+
+    def _stop(self, engine: _Engine, deadline: int) -> bool:
+        """Stop what runs; say whether all of it has ended."""
         engine.correlator.shutdown()
         for thread in engine.threads:
             thread.stop(deadline_nano=deadline)
         have_ended = [thread.join() for thread in engine.threads]
-        if all(have_ended):
-            for exporter in self._exporters.values():
-                exporter.shutdown()
-            self._store.close()
+        return all(have_ended)
+
+    def _close(self) -> None:
+        """Give back what was opened."""
+        for exporter in self._exporters.values():
+            _ask(exporter, "shutdown")
+        self._store.close()
+
+    def _leave_parent(self) -> None:
+        """In a forked child, let go of the parent's lock: a thread that does not exist here may hold it."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.RLock(), os.getpid()
 
     def _running(self) -> _Engine:
         """Answer this process's engine, starting it when there is none: at first use, and after a fork."""
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.RLock(), os.getpid()
+        self._leave_parent()
         engine = self._engine
         if engine is not None and engine.pid == self._pid:
             return engine
         with self._lock:
             if self._engine is None or self._engine.pid != self._pid:
-                self._engine = self._start_engine()
+                try:
+                    self._engine = self._start_engine()
+                except BaseException:
+                    self._close()
+                    raise
             return self._engine
 
     def _start_engine(self) -> _Engine:
@@ -230,17 +252,24 @@ class FeedbackProvider:
         self._store.open()
         self._see_spans()
         deliverers = [self._deliverer(exporter) for exporter in self._exporters.values()]
-        delivers = self.settings.delivery == "thread" and not self._is_shut_down
-        threads = [DeliveryThread(deliverer, clock=self._clock) for deliverer in deliverers] if delivers else []
-        for deliverer in deliverers if delivers else ():
-            _start_exporter(deliverer.exporter)
-            self._store.resume(deliverer.name)
+        threads = []
+        if self._delivers and not self._is_shut_down:
+            for deliverer in deliverers:
+                _start_exporter(deliverer.exporter)
+                self._store.resume(deliverer.name)
+            threads = [DeliveryThread(deliverer, clock=self._clock) for deliverer in deliverers]
+            atexit.register(self.shutdown)
         self._route()
         correlator = Correlator(self._store, key_wait_millis=self.settings.key_wait_millis, on_bound=self._join_parked)
         correlator.start()
         for thread in threads:
             thread.start()
-        return _Engine(os.getpid(), correlator, deliverers, threads)
+        return _Engine(self._pid, correlator, deliverers, threads)
+
+    @property
+    def _delivers(self) -> bool:
+        """Whether this process delivers, or leaves it to another one."""
+        return self.settings.delivery == "thread"
 
     def _deliverer(self, exporter: FeedbackExporter) -> Deliverer:
         return Deliverer(
@@ -267,24 +296,31 @@ class FeedbackProvider:
         """Deliver to one destination until nothing waits or time is up."""
         pause = threading.Event()
         while True:
-            drain(deliverer, deadline_nano=deadline, clock=self._clock)
+            if self._delivers:
+                drain(deliverer, deadline_nano=deadline, clock=self._clock)
             due_millis = deliverer.next_due_millis()
             if due_millis is None:
                 return True
-            if self._clock.monotonic_nano() + due_millis * NANOS_PER_MILLI >= deadline:
+            if due_millis >= self._millis_until(deadline):
                 return False
-            pause.wait(min(due_millis, FLUSH_POLL_MILLIS) / 1_000)
+            pause.wait(min(max(due_millis, 1), FLUSH_POLL_MILLIS) / 1_000)
 
-    def _release(self, timeout_millis: int) -> None:
+    def _release(self, deadline: int) -> None:
         """Flush the tracer provider; what had ended before has then been exported."""
         ended = frozenset(ENDED)
-        flush = getattr(self._tracer_provider or trace.get_tracer_provider(), "force_flush", None)
-        if flush is not None and flush(timeout_millis):
+        tracer_provider = self._tracer_provider or trace.get_tracer_provider()
+        if hasattr(tracer_provider, "force_flush") and _ask(
+            tracer_provider, "force_flush", self._millis_until(deadline)
+        ):
             self._released = ended
 
     def _is_released(self, handle: FeedbackHandle) -> bool:
         """Tell whether a span is known to have been exported."""
         return handle.context.span_id in self._released
+
+    def _millis_until(self, deadline: int) -> int:
+        """Say how much time is left."""
+        return max(0, deadline - self._clock.monotonic_nano()) // NANOS_PER_MILLI
 
     # --- record ---
 
@@ -348,20 +384,17 @@ class FeedbackProvider:
 
             StoreError: when the store cannot take them; `OutboxFullError` when it is full.
         """
-        given = list(feedback)
         if self.is_disabled:
-            return [Receipt("", "disabled", {}) for _ in given]
+            return [_DISABLED for _ in feedback]
         engine = self._running()
-        accepted = [self._accept(engine, each) for each in given]
-        entries = [each for each in accepted if isinstance(each, Entry)]
-        if entries:
+        accepted = [self._accept(engine, each) for each in feedback]
+        if entries := [each.what for each in accepted if isinstance(each.what, Entry)]:
             self._store.put_many(entries)
         for each in accepted:
-            if isinstance(each, Parked):
-                self._park(engine, each)
-        for thread in engine.threads:
-            thread.wake()
-        return [self._receipt(each.record) for each in accepted]
+            if isinstance(each.what, Parked):
+                self._park(each.what)
+        engine.wake()
+        return [self._receipt(each) for each in accepted]
 
     def retract(self, record_id: str) -> Receipt:
         """Take a judgement back at every destination that can; a part not yet delivered is never sent.
@@ -370,13 +403,13 @@ class FeedbackProvider:
             UnknownTargetError: when no judgement is known under the id.
         """
         if self.is_disabled:
-            return Receipt("", "disabled", {})
+            return _DISABLED
         engine = self._running()
+        if self._store.status(record_id) is None:
+            raise self._unknown_id(record_id)
         latest = self._store.latest(record_id)
         if latest is None:
-            raise UnknownTargetError(
-                f"no feedback is known under the id {record_id!r} in {self._store.url}", store=self._store.url
-            )
+            return self._retract_parked(record_id)
         retraction = FeedbackRecord(
             id=latest.id,
             handle=latest.handle,
@@ -387,10 +420,17 @@ class FeedbackProvider:
             retracts=True,
             stands=self._store.standing(latest),
         )
-        self._store.put(retraction, list(self._store.status(latest.id) or ()))
-        for thread in engine.threads:
-            thread.wake()
-        return self._receipt(retraction)
+        entry = Entry(retraction, tuple(self._store.status(latest.id) or ()))
+        self._store.put_many([entry])
+        engine.wake()
+        return self._receipt(_Accepted(entry, {}))
+
+    def _retract_parked(self, record_id: str) -> Receipt:
+        """Take back a judgement that still waits for its key: it goes nowhere."""
+        retraction = FeedbackRecord(id=record_id, handle=INVALID, name="", retracts=True)
+        if not self._store.unpark(record_id, Entry(retraction, ())):
+            return self.retract(record_id)  # it was joined a moment ago
+        return Receipt(record_id, self._store.durability, {})
 
     def status(self, record_id: str) -> Receipt:
         """Answer the receipt of a judgement as it would be now.
@@ -398,15 +438,14 @@ class FeedbackProvider:
         Raises:
             UnknownTargetError: when no judgement is known under the id.
         """
+        if self.is_disabled:
+            return _DISABLED
         deliveries = self._store.status(record_id)
         if deliveries is None:
-            raise UnknownTargetError(
-                f"no feedback is known under the id {record_id!r} in {self._store.url}", store=self._store.url
-            )
+            raise self._unknown_id(record_id)
         latest = self._store.latest(record_id)
-        return Receipt(
-            record_id, self._store.durability, deliveries, {} if latest is None else self._not_carried(latest)
-        )
+        missing = {} if latest is None else _missing(self._router.plan(latest, tuple(deliveries)))
+        return Receipt(record_id, self._store.durability, deliveries, missing)
 
     def stats(self) -> Mapping[str, DestinationStats]:
         """Answer the account of each destination."""
@@ -415,22 +454,13 @@ class FeedbackProvider:
     def plan(self, feedback: Feedback | FeedbackRecord) -> Mapping[str, DestinationPlan]:
         """Say what each destination would get of a judgement, without recording it."""
         if isinstance(feedback, FeedbackRecord):
-            record, to = feedback, None
-        else:
-            accepted = self._accept(self._running(), feedback)
-            record, to = accepted.record, feedback.to
-        return {
-            name: DestinationPlan(
-                parts=list(parts.values()),
-                not_carried=not_carried(record, parts),
-                skipped=self._skip_reason(exporter, record),
-            )
-            for name, exporter in self._exporters.items()
-            if to is None or name in to
-            for parts in (parts_of(exporter, record),)
-        }
+            return self._router.plan(feedback, tuple(self._exporters))
+        if self.is_disabled:
+            return {}
+        accepted = self._accept(self._running(), feedback)
+        return self._router.plan(accepted.what.record, self._router.destinations(feedback))
 
-    def _accept(self, engine: _Engine, feedback: Feedback) -> Entry | Parked:
+    def _accept(self, engine: _Engine, feedback: Feedback) -> _Accepted:
         """Check a judgement, join it to its call, and say where it goes; nothing is stored yet."""
         if self._redact is not None:
             feedback = self._redact(feedback)
@@ -441,15 +471,19 @@ class FeedbackProvider:
                 "FeedbackHandle.from_traceparent()",
                 reason="unsigned",
             )
-        to = self._destinations(feedback)
-        handle = feedback.target or self._handle_of_key(engine, feedback)
-        is_parked = handle is None
+        destinations = self._router.destinations(feedback)
+        handle = self._handle_of_key(engine, feedback) if feedback.target is None else feedback.target
+        key, kind = str(feedback.key), feedback.key_kind or ANY_KIND
+        record = make_record(
+            feedback,
+            stand_in_handle(kind, key) if handle is None else handle,
+            now_unix_nano=self._clock.time_unix_nano(),
+            rng=self._rng,
+        )
+        missing = _missing(self._router.plan(record, destinations))
         if handle is None:
-            handle = stand_in_handle(str(feedback.key_kind or APP), str(feedback.key))
-        record = make_record(feedback, handle, now_unix_nano=self._clock.time_unix_nano(), rng=self._rng)
-        if is_parked:
-            return Parked(record, feedback.key_kind or APP, str(feedback.key), to)
-        return self._entry(record, to)
+            return _Accepted(Parked(record, kind, key, destinations or None), missing)
+        return _Accepted(self._router.entry(record, destinations), missing)
 
     def _handle_of_key(self, engine: _Engine, feedback: Feedback) -> FeedbackHandle | None:
         """Look a key up; a key that is not there is an error, unless it shall be parked."""
@@ -469,85 +503,45 @@ class FeedbackProvider:
             store=self._store.url,
         )
 
-    def _destinations(self, feedback: Feedback) -> tuple[str, ...] | None:
-        """Check the exporters that a judgement names."""
-        for name in feedback.native or ():
-            self._check_exporter(name, "native")
-        if feedback.to is None:
-            return None
-        if isinstance(feedback.to, str) or not feedback.to:
-            raise InvalidFeedbackError("to must be a list of exporter names", field="to", value=feedback.to)
-        for name in feedback.to:
-            self._check_exporter(name, "to")
-        return tuple(dict.fromkeys(feedback.to))
-
-    def _check_exporter(self, name: object, field: str) -> None:
-        if name not in self._exporters:
-            known = ", ".join(self._exporters) or "none is configured"
-            raise InvalidFeedbackError(f"{field} names no exporter of this process ({known})", field=field, value=name)
-
-    def _entry(self, record: FeedbackRecord, to: Sequence[str] | None) -> Entry:
-        """Say where a record goes and where it is skipped, letting each exporter refuse it first."""
-        destinations = tuple(self._exporters) if to is None else tuple(to)
-        skipped = {}
-        for name in destinations:
-            self._parts(self._exporters[name], record)
-            if (reason := self._skip_reason(self._exporters[name], record)) is not None:
-                skipped[name] = reason
-        return Entry(record, destinations or (UNROUTED,), skipped)
-
-    def _skip_reason(self, exporter: FeedbackExporter, record: FeedbackRecord) -> str | None:
-        """Say why a record is not even tried at a destination."""
-        if record.handle.is_sampled or self.settings.on_unsampled == "export":
-            return None
-        return None if getattr(exporter, "exports_unsampled", False) else "unsampled"
-
-    def _parts(self, exporter: FeedbackExporter, record: FeedbackRecord) -> Mapping[str, Part]:
-        """Say what a destination would get; an exporter that fails at it must not refuse a good judgement."""
-        try:
-            return parts_of(exporter, record)
-        except FeedbackError:
-            raise
-        except Exception:
-            logger.exception("%s cannot say what to send for feedback %s", exporter.name, record.id)
-            return {}
-
-    def _receipt(self, record: FeedbackRecord) -> Receipt:
-        """Write the receipt of what was just accepted."""
-        return Receipt(
-            record.id, self._store.durability, self._store.status(record.id) or {}, self._not_carried(record)
+    def _unknown_id(self, record_id: str) -> UnknownTargetError:
+        return UnknownTargetError(
+            f"no feedback is known under the id {record_id!r} in {self._store.url}", store=self._store.url
         )
 
-    def _not_carried(self, record: FeedbackRecord) -> dict[str, tuple[str, ...]]:
-        """Name, for each destination, what it cannot carry."""
-        missing = {
-            name: not_carried(record, self._parts(exporter, record))
-            for name, exporter in self._exporters.items()
-            if not record.retracts
-        }
-        return {name: fields for name, fields in missing.items() if fields}
+    def _receipt(self, accepted: _Accepted) -> Receipt:
+        """Write the receipt of what was just stored."""
+        what = accepted.what
+        if isinstance(what, Entry):
+            deliveries = {name: _first_status(what.skipped.get(name)) for name in what.destinations}
+        else:
+            deliveries = dict(self._store.status(what.record.id) or {})
+        return Receipt(what.record.id, self._store.durability, deliveries, accepted.not_carried)
 
-    def _park(self, engine: _Engine, parked: Parked) -> None:
+    # --- judgements that wait for their key ---
+
+    def _park(self, parked: Parked) -> None:
         """Keep a judgement for its key, and look once more: the key may have come meanwhile."""
         self._store.park(parked)
-        if found := engine.correlator.find(parked.key, parked.kind):
-            self._unpark(parked, found[0])
+        for kind in DEFAULT_KINDS if parked.kind == ANY_KIND else (parked.kind,):
+            for handle in self._store.find(kind, parked.key)[:1]:
+                self._unpark(parked, handle)
 
     def _join_parked(self, bindings: Sequence[Binding]) -> None:
         """Join the judgements that waited for keys that have just been bound."""
         for binding in bindings:
-            for parked in self._store.parked(binding.kind, binding.key):
-                self._unpark(parked, binding.handle)
-        engine = self._engine
-        for thread in engine.threads if engine is not None else ():
-            thread.wake()
+            for kind in (binding.kind, ANY_KIND) if binding.kind in DEFAULT_KINDS else (binding.kind,):
+                for parked in self._store.parked(kind, binding.key):
+                    self._unpark(parked, binding.handle)
+        if (engine := self._engine) is not None:
+            engine.wake()
 
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""
         record = replace(parked.record, handle=handle)
         if record.user_id is not None and record.id == _personal_id(parked.record):
             record = replace(record, id=_personal_id(record))
-        self._store.unpark(parked.record.id, self._entry(record, parked.to))
+        destinations = tuple(self._exporters) if parked.to is None else parked.to
+        self._store.unpark(parked.record.id, self._router.entry(record, destinations))
 
     # --- capture ---
 
@@ -555,6 +549,11 @@ class FeedbackProvider:
     def is_disabled(self) -> bool:
         """Whether everything is a no-op."""
         return self.settings.disabled
+
+    @property
+    def clock(self) -> Clock:
+        """What tells when a call began whose span does not know it."""
+        return self._clock
 
     @property
     def tracer(self) -> Tracer:
@@ -576,7 +575,12 @@ class FeedbackProvider:
         return processor.FeedbackSpanProcessor(self)
 
     def bind_key(self, handle: FeedbackHandle, key: str, kind: str = APP) -> None:
-        """Bind a key to a call, so that `record_feedback(key=…)` finds it; an invalid handle is not bound."""
+        """Bind a key to a call, so that `record_feedback(key=…)` finds it; an invalid handle is not bound.
+
+        Raises:
+            InvalidFeedbackError: when no judgement could name such a key.
+        """
+        check_one_target(Feedback(name="", key=key, key_kind=kind))
         if handle.is_valid and not self.is_disabled:
             self._running().correlator.bind(Binding(kind, str(key), handle))
 
@@ -586,9 +590,11 @@ class FeedbackProvider:
         Raises:
             UnknownTargetError: when there is none.
         """
-        found = () if self.is_disabled else self._running().correlator.find(key, key_kind)
+        if self.is_disabled:
+            return INVALID
+        found = self._running().correlator.find(str(key), key_kind)
         if not found:
-            raise self._unknown_key(key, key_kind)
+            raise self._unknown_key(str(key), key_kind)
         return found[0]
 
     def capture_failed(self, error: BaseException) -> None:
@@ -596,9 +602,7 @@ class FeedbackProvider:
         self._capture_errors += 1
         if self._capture_errors % CAPTURE_ERRORS_PER_LINE == 1:
             logger.error(
-                "capture failed (%d so far), the application was not disturbed",
-                self._capture_errors,
-                exc_info=error,
+                "capture failed (%d so far), the application was not disturbed: %s", self._capture_errors, where(error)
             )
 
     def _see_spans(self) -> None:
@@ -614,17 +618,28 @@ def _personal_id(record: FeedbackRecord) -> str:
     return judgement_id(record.handle, record.name, record.source, record.user_id or "")
 
 
-def _by_name(exporters: Iterable[FeedbackExporter]) -> dict[str, FeedbackExporter]:
-    """Index the exporters by name; each name once."""
-    found: dict[str, FeedbackExporter] = {}
-    for exporter in exporters:
-        if exporter.name in found or exporter.name == UNROUTED:
-            raise ConfigurationError(
-                f"two exporters are named {exporter.name!r}; give one of them another name=",
-                setting="exporters",
-            )
-        found[exporter.name] = exporter
-    return found
+def _missing(plans: Mapping[str, DestinationPlan]) -> dict[str, tuple[str, ...]]:
+    """Name, for each destination, what it cannot carry."""
+    return {name: plan.not_carried for name, plan in plans.items() if plan.not_carried}
+
+
+def _first_status(skipped: str | None) -> DeliveryStatus:
+    """Say how a delivery begins."""
+    return DeliveryStatus(TRANSITIONS["recorded", "accept" if skipped is None else "skip"], skipped)
+
+
+def _ask(whom: object, what: str, *arguments: object) -> object:
+    """Call what is not ours, which may fail at it: then the answer is none, and no other one's fault."""
+    try:
+        return getattr(whom, what)(*arguments)
+    except Exception as error:  # noqa: BLE001 (the boundary to exporters and tracer providers)
+        logger.error("%s of %s failed: %s", what, type(whom).__name__, where(error))  # noqa: TRY400 (its text may hold a key)
+        return None
+
+
+def start_from_environment() -> FeedbackProvider:
+    """Make and start the provider that the environment describes."""
+    return FeedbackProvider().start()
 
 
 def _load(names: Iterable[str]) -> list[FeedbackExporter]:

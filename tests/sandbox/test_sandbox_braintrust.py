@@ -40,6 +40,21 @@ class TestFeedback:
         assert [1, 0, "c", 4, ["t"]] == [entry["value"] for entry in feedback]
         assert {("u-42", "f-1")} == {(entry["user"], entry["id"]) for entry in feedback}
 
+    def test_metadata_alone_is_an_entry(self, bench):
+        """
+        An item with nothing but metadata leaves an audit entry, which is seen and is not empty.
+        """
+        bench.export("braintrust", span())
+        bench.braintrust({"id": ROOT, "metadata": {"label": "kind", "user_id": "u-42"}})
+        entry = bench.only()
+
+        assert ("metadata", {"label": "kind", "user_id": "u-42"}, "u-42") == (
+            entry["kind"],
+            entry["value"],
+            entry["user"],
+        )
+        assert (True, []) == (entry["joined"], bench.flags())
+
     def test_a_row_shows_the_last_of_everything(self, bench):
         """
         Scores merge by name, expected is replaced, tags are a union, comments are added.
@@ -178,6 +193,15 @@ class TestFeedback:
         answer = bench.call("braintrust", "/v1/project", content=b"{")
 
         assert (400, ["unreadable_body"]) == (answer.status_code, bench.flags())
+
+
+def test_each_answer_has_a_request_id(bench):
+    """
+    An answer carries the id that Braintrust's support asks for, a refusal too.
+    """
+    answers = [bench.braintrust({"id": ROOT, "comment": "c"}), bench.braintrust({"id": 1})]
+
+    assert ["0" * 31 + "1", "0" * 31 + "2"] == [each.headers["x-bt-internal-trace-id"] for each in answers]
 
 
 class TestSwitches:

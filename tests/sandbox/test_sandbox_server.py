@@ -73,6 +73,18 @@ class TestLife:
         assert dropped() is None
         socket.create_server(("127.0.0.1", port)).close()
 
+    def test_one_left_open_does_not_keep_a_program_from_ending(self):
+        """
+        A program that ends without stopping its sandbox ends.
+        """
+        code = "from otel_feedback.sandbox import Sandbox; sandbox = Sandbox(); sandbox.start(); print(sandbox.url)"
+        ended = subprocess.run(
+            [sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, timeout=30, check=False
+        )
+
+        assert (0, True) == (ended.returncode, ended.stdout.startswith("http://127.0.0.1:"))
+        assert "was never stopped" in ended.stderr
+
     def test_a_wanted_port_is_taken(self):
         """
         A port may be chosen, and is free again afterwards.

@@ -492,12 +492,18 @@ class TestClient:
         """
         The end of a call that nobody began leaves nothing.
         """
-        answers = [bench.call("weave", "/v2/acme/chat/call/end", body) for body in ({"end": END}, {})]
+        batch = {"batch": [{"req": {"end": END}}, {"req": {}}]}
+        answers = [
+            bench.call("weave", "/v2/acme/chat/call/end", {"end": END}),
+            bench.call("weave", "/call/upsert_batch", batch),
+        ]
 
         assert [200, 200] == [answer.status_code for answer in answers]
         assert [] == self.spans(bench)
 
-    @pytest.mark.parametrize("path", ["/graphql", "/call/upsert_batch", "/v2/a/b/calls/complete", "/v2/a/b/call/start"])
+    @pytest.mark.parametrize(
+        "path", ["/graphql", "/call/upsert_batch", "/v2/a/b/calls/complete", "/v2/a/b/call/start", "/v2/a/b/call/end"]
+    )
     @pytest.mark.parametrize("content", [b"{", b"[]"])
     def test_what_is_no_object_is_unprocessable(self, bench, path, content):
         """

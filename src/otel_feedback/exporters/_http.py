@@ -426,10 +426,10 @@ def _is_base_url(url: str) -> bool:
     try:
         found = urlsplit(url)
         # A port out of range, and a host that no resolver takes (RFC 1035, section 2.3.1), are errors here.
-        found.port, (found.hostname or "").encode("idna")  # noqa: B018 (asked for the error)
+        has_port, host = found.port != 0, (found.hostname or "").encode("idna")
     except ValueError:
         return False
-    return found.scheme in ("http", "https") and bool(found.hostname) and "@" not in found.netloc
+    return found.scheme in ("http", "https") and host != b"" and has_port and "@" not in found.netloc
 
 
 def check_api_key(key: str | None, variable: str) -> str | None:

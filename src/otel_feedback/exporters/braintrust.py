@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
@@ -23,8 +24,8 @@ from otel_feedback.exceptions import ConfigurationError
 from otel_feedback.exporters import (
     PauseDestination,
     PermanentFailure,
-    RetryableFailure,
     Result,
+    RetryableFailure,
     Skipped,
     Success,
     Unclear,
@@ -37,11 +38,14 @@ from otel_feedback.exporters._http import (
     check_api_key,
     json_of,
     native_fields,
+    not_tried,
     require_api_key,
 )
 
 if TYPE_CHECKING:
     import httpx
+
+    from otel_feedback._handle import FeedbackHandle
 
 # The real limit is not documented; these are safe. The bytes are those of the whole body.
 MAX_BATCH_ITEMS = 100
@@ -54,6 +58,13 @@ PATHS: Mapping[str, str] = {
 
 # Braintrust's words for who said it; `app` is for its own UI.
 SOURCES: Mapping[str, str] = {"human": "external", "llm": "api", "code": "api"}
+
+# What each kind of item answers for; the label of a judgement is in its metadata.
+CARRIES: Mapping[str, frozenset[str]] = {
+    "value": frozenset({"value", "correction", "user_id"}),
+    "comment": frozenset({"comment", "user_id"}),
+    "tags": frozenset({"tags", "user_id"}),
+}
 
 HINTS: Mapping[int, str] = {
     400: "an item that Braintrust cannot read, or an experiment or project that this key cannot see",
@@ -153,17 +164,8 @@ class BraintrustExporter(HTTPFeedbackExporter):
             found["comment"] = {"comment": comment}
         if tags := native.get("tags", record.tags):
             found["tags"] = {"tags": list(dict.fromkeys(tags))}
-        # All items name the user and the metadata; that they are carried is said of the first, so that other metadata
-        # is no reason to send a comment again.
-        carried = {kind: {kind} for kind in found}
-        for kind in list(found)[:1]:
-            carried[kind] |= {"user_id", "metadata"}
-        if "expected" in value:
-            carried["value"].add("correction")
-        return [
-            replace(self._part(record, kind, said, native), carries=frozenset(carried[kind]) & frozenset(record.said))
-            for kind, said in found.items()
-        ]
+        first = next(iter(found), None)
+        return [self._part(record, kind, said, native, is_first=kind == first) for kind, said in found.items()]
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """Send what goes to one place together; no row twice in one request, and in order."""
@@ -187,7 +189,9 @@ class BraintrustExporter(HTTPFeedbackExporter):
                     failed[route] = result
         return [results[number] for number, _ in numbered]
 
-    def _part(self, record: FeedbackRecord, kind: str, said: Mapping[str, Any], native: Mapping[str, Any]) -> Part:
+    def _part(
+        self, record: FeedbackRecord, kind: str, said: Mapping[str, Any], native: Mapping[str, Any], *, is_first: bool
+    ) -> Part:
         """Build an item: the row, what is said, and where it comes from."""
         handle = record.handle
         ended = handle.ended_at if handle.ended_at is not None else record.recorded_at_unix_nano
@@ -197,11 +201,15 @@ class BraintrustExporter(HTTPFeedbackExporter):
             **said,
             "metadata": {**native.get("metadata", {}), **_metadata(record)},
         }
+        # Every item has the metadata. Only the first one answers for it: other metadata is no reason to send a comment
+        # again.
+        carries = CARRIES[kind] | ({"metadata"} if is_first else frozenset())
         return Part(
             record=record,
             kind=kind,
             body=item,
             route=handle.attributes.get(BRAINTRUST_PARENT) or self.parent,
+            carries=carries & frozenset(record.said),
             not_before_unix_nano=ended + self.hold_millis * NANOS_PER_MILLI,
         )
 
@@ -245,19 +253,21 @@ class BraintrustExporter(HTTPFeedbackExporter):
         return PATHS["project_id"].format(self._project_ids[place])
 
     def _look_up_project(self, name: str) -> Exchange[str | Result]:
-        """Ask for a project's id by its name."""
-        response = yield self.request("GET", "/v1/project", project_name=name)
+        """Ask for a project's id by its name; no feedback is on its way before that is known."""
+        try:
+            response = yield self.request("GET", "/v1/project", project_name=name)
+        except NoAnswer as silence:
+            return not_tried(silence.result)
         if not response.is_success:
             result = self._judge(response)
-            return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else result
-        body = json_of(response)
-        if not isinstance(body, dict):
-            return RetryableFailure("Braintrust's answer to the look-up of the project could not be read")
-        projects = body.get("objects", [])
-        ids = [project.get("id") for project in projects if isinstance(project, dict) and project.get("name") == name]
-        if not ids or not isinstance(ids[0], str) or not _is_uuid(ids[0]):
-            return PauseDestination("Braintrust knows no project of the parent's name; it appears with its first span")
-        return ids[0]
+            return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else not_tried(result)
+        projects = _projects_of(json_of(response))
+        if projects is None:
+            return RetryableFailure(f"{self._judge(response).reason}: the look-up of the project cannot be read")
+        for project in projects:
+            if isinstance(project, dict) and project.get("name") == name and _is_uuid(str(project.get("id"))):
+                return str(project["id"])
+        return PauseDestination("Braintrust knows no project of the parent's name; it appears with its first span")
 
     def _judge(self, response: httpx.Response) -> Result:
         """Read an answer; bodies hold an e-mail address and stay unread."""
@@ -266,7 +276,10 @@ class BraintrustExporter(HTTPFeedbackExporter):
     def _with_policy(self, part: Part, result: Result) -> Result:
         """Apply what a part may not suffer: a comment that may have arrived, and what a retraction cannot promise."""
         if part.action == "retract" and isinstance(result, Success):
-            return Success(f"{result.reason}; requested: what Braintrust does with a null score is not documented")
+            rest = "" if "expected" not in part.body else "; a correction cannot be taken back"
+            return Success(
+                f"{result.reason}; requested: what Braintrust does with a null score is not documented{rest}"
+            )
         if part.kind == "comment" and isinstance(result, Unclear) and self.comments == "at_most_once":
             return PermanentFailure(f"{result.reason}; it may have arrived, and comments are sent at most once")
         return result
@@ -278,13 +291,14 @@ def check_parent(parent: str) -> str:
     Raises:
         ConfigurationError: when it has none of the three forms.
     """
-    kind, _, place = parent.partition(":")
-    if parent and not (kind == "project_name" and place) and not (kind in PATHS and _is_uuid(place)):
+    stripped = parent.strip()
+    kind, _, place = stripped.partition(":")
+    if stripped and not (kind == "project_name" and place.strip()) and not (kind in PATHS and _is_uuid(place)):
         raise ConfigurationError(
             "a Braintrust parent is project_name:<name>, project_id:<uuid> or experiment_id:<uuid>",
             setting=env.BRAINTRUST_PARENT,
         )
-    return parent
+    return stripped
 
 
 def _hold_millis(given: int | None) -> int:
@@ -300,52 +314,84 @@ def _hold_millis(given: int | None) -> int:
     return given
 
 
+def _value_item(record: FeedbackRecord, native: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what may be repeated: the score and the expected output; a label has no place here."""
+    item: dict[str, Any] = {}
+    scores = {} if record.fraction is None else {record.name: record.fraction}
+    if scores := {**scores, **native.get("scores", {})}:
+        item["scores"] = scores
+    expected = native.get("expected", record.correction)
+    if expected is not None:
+        item["expected"] = expected
+    return item
+
+
 def _metadata(record: FeedbackRecord) -> dict[str, Any]:
-    """Build what goes into the audit log: the application's own, then what we know, which wins."""
-    ours: dict[str, Any] = {"feedback_id": record.id, "recorded_at": iso_utc(record.time_unix_nano)}
+    """Build what goes into the audit log: the application's own, the labels, then what we know, which wins."""
+    found = dict(record.metadata)
+    if isinstance(record.value, (str, tuple)):
+        found[record.name] = list(record.value) if isinstance(record.value, tuple) else record.value
+    found |= {"feedback_id": record.id, "recorded_at": iso_utc(record.time_unix_nano)}
     if record.user_id is not None:
-        ours["user_id"] = record.user_id
-    if isinstance(record.value, str):
-        ours[record.name] = record.value
-    elif isinstance(record.value, tuple):
-        ours[record.name] = list(record.value)
-    return {**record.metadata, **ours}
+        found["user_id"] = record.user_id
+    return found
 
 
 def _item(part: Part) -> Mapping[str, Any]:
-    """Write the item for what is asked: taking a score back means another person's, or none."""
-    if part.action != "retract":
+    """Write the item for what is asked; a score is taken back by another person's in its place, or by none."""
+    if part.action == "create":
         return part.body
+    if part.action == "replace":
+        gone = dict.fromkeys(part.replaces.body.get("scores", ()) if part.replaces is not None else ())
+        scores = {**gone, **part.body.get("scores", {})}
+        return {**part.body, "scores": scores} if scores else part.body
     stands = part.record.stands
-    score = None if stands is None else stands.fraction
+    scores = dict.fromkeys(part.body["scores"])
+    if part.record.name in scores and stands is not None:
+        scores[part.record.name] = stands.fraction
     return {
         "id": part.body["id"],
-        "scores": {part.record.name: score},
+        "scores": scores,
         "metadata": {"feedback_id": part.record.id, "retracted": True},
         "source": part.body["source"],
     }
 
 
+def _projects_of(answer: Any) -> list[Any] | None:
+    """Read the projects in the answer to a look-up, whatever that may be."""
+    projects = answer.get("objects") if isinstance(answer, dict) else None
+    return projects if isinstance(projects, list) else None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One request: numbered parts for one place, and how long its body will be."""
+
+    parts: list[tuple[int, Part]] = field(default_factory=list)
+    size: int = len('{"feedback":[]}')
+
+    def has_room(self, length: int) -> bool:
+        """Tell whether another item may go with the others; alone, any item may go."""
+        return len(self.parts) < MAX_BATCH_ITEMS and self.size + length <= MAX_BATCH_BYTES
+
+
 def _batches(numbered: Sequence[tuple[int, Part]]) -> list[list[tuple[int, Part]]]:
-    """Cut parts into requests: one place each, no row twice, within the limits; a row's parts stay in order."""
-    batches: list[list[tuple[int, Part]]] = []
-    for route in dict.fromkeys(part.route for _, part in numbered):
-        open_batch: list[tuple[int, Part]] = []
-        rows: set[str] = set()
-        size = 0
-        for number, part in numbered:
-            if part.route != route:
-                continue
-            row, length = part.body["id"], len(pydantic_core.to_json(part.body))
-            is_full = len(open_batch) == MAX_BATCH_ITEMS or size + length > MAX_BATCH_BYTES
-            if open_batch and (row in rows or is_full):
-                batches.append(open_batch)
-                open_batch, rows, size = [], set(), 0
-            open_batch.append((number, part))
-            rows.add(row)
-            size += length
-        batches.append(open_batch)
-    return batches
+    """Cut parts into requests: one place each, within the limits, and of each row one part a request, in order."""
+    by_route: dict[str, list[_Batch]] = {}
+    last_of_row: dict[tuple[str, str], int] = {}
+    for number, part in numbered:
+        batches = by_route.setdefault(part.route, [])
+        row = (part.route, part.body["id"])
+        length = len(pydantic_core.to_json(_item(part))) + len(",")
+        at = last_of_row.get(row, -1) + 1
+        while at < len(batches) and not batches[at].has_room(length):
+            at += 1
+        if at == len(batches):
+            batches.append(_Batch())
+        batches[at].parts.append((number, part))
+        batches[at].size += length
+        last_of_row[row] = at
+    return [batch.parts for batches in by_route.values() for batch in batches]
 
 
 def _is_uuid(text: str) -> bool:

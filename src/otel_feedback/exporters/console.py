@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -36,7 +37,8 @@ class ConsoleFeedbackExporter:
         """Write a line for each."""
         out = self._out or sys.stdout
         for part in parts:
-            out.write(pydantic_core.to_json({"action": part.action, **part.body}).decode() + "\n")
+            # In ASCII, as `json` writes it: not every console can show what people say.
+            out.write(json.dumps({"action": part.action, **part.body}) + "\n")
         out.flush()
         return [Success()] * len(parts)
 

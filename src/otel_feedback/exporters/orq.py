@@ -154,31 +154,31 @@ class OrqExporter(HTTPFeedbackExporter):
         found = {
             "value": self._property_of(record, native),
             "correction": None if record.correction is None else ("correction", _as_text(record.correction)),
-            "comment": None
-            if record.comment is None or self.comment_property is None
-            else (self.comment_property, record.comment),
+            "comment": self._comment_of(record),
         }
-        return [
-            _part(record, kind, what, product=product) for kind, what in found.items() if what is not None
-        ]
+        return [_part(record, kind, what, product=product) for kind, what in found.items() if what is not None]
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """One call a part; orq has no batch."""
         return one_by_one(parts, self._deliver)
 
+    def _comment_of(self, record: FeedbackRecord) -> tuple[str, str] | None:
+        """Put a comment under the property that takes comments, if there is one."""
+        if record.comment is None or self.comment_property is None:
+            return None
+        return self.comment_property, record.comment
+
     def _property_of(self, record: FeedbackRecord, native: Mapping[str, Any]) -> tuple[str, Any] | None:
         """Name orq's property for a value and what it holds, or nothing where orq would refuse it."""
         value = native.get("value", _in_orqs_words(record, self.thumbs))
-        if "property" in native or "value" in native:
-            name = native.get("property", self._known_property(record, value))
-            if name is None or value is None:
-                raise InvalidFeedbackError(
-                    f"native[{self.name!r}] needs both a property that orq knows and a value",
-                    field=f"native.{self.name}",
-                )
+        name = native.get("property", self._known_property(record, value))
+        if name is not None and value is not None:
             return name, value
-        name = self._known_property(record, value)
-        return None if name is None or value is None else (name, value)
+        if "property" in native or "value" in native:
+            raise InvalidFeedbackError(
+                f"native[{self.name!r}] needs both a property that orq knows and a value", field=f"native.{self.name}"
+            )
+        return None
 
     def _known_property(self, record: FeedbackRecord, value: Any) -> str | None:
         """Find the property that orq has for a value: a thumb's, a declared one, or one of orq's multiple choices."""
@@ -199,25 +199,21 @@ class OrqExporter(HTTPFeedbackExporter):
         return self._judge(response, part)
 
     def _remove(self, part: Part) -> Exchange[Result]:
-        """Take back what was sent of a part, of every revision; what orq does not have is as good as removed.
+        """Take back what is there of a part, in every revision; what orq does not have is as good as removed.
 
-        Of every revision, because which of them has arrived is not certain when an answer was lost.
+        Every revision, because which of them has arrived is not certain when an answer was lost.
         """
-        newest = part.record.revision if part.action == "retract" else part.record.revision - 1
-        result: Result = Success("there was nothing to remove")
-        for revision in range(newest, -1, -1):
-            body = {
-                "id": ulid_of(part.id, revision),
-                "trace_id": part.body["trace_id"],
-                "product": part.body["product"],
-            }
+        was = part.replaces or part
+        removed: Result = Success()
+        for revision in range(was.record.revision, -1, -1):
+            body = {"trace_id": was.body["trace_id"], "product": was.body["product"], "id": ulid_of(was.id, revision)}
             response = yield self.request("POST", "/v2/feedback/remove", body)
-            result = self._judge(response, part)
+            removed = self._judge(response, part)
             if response.status_code == 404:
-                result = Success(reason_of(response, "it was not there"))
-            if not isinstance(result, Success):
+                removed = Success(reason_of(response, "it was not there"))
+            if not isinstance(removed, Success):
                 break
-        return result
+        return removed
 
     def _judge(self, response: httpx.Response, part: Part) -> Result:
         """Read an answer, of an error orq's own `message`."""

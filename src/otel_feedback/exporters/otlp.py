@@ -5,6 +5,7 @@ Source: OpenTelemetry semantic conventions, "Events for generative AI", `gen_ai.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,9 +16,14 @@ from opentelemetry.context import Context
 
 from otel_feedback._dialects import RESPONSE_ID
 from otel_feedback._record import FeedbackRecord, Part
+from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import Result, Skipped, Success
 
 EVENT_NAME = "gen_ai.evaluation.result"
+
+# Before it, the SDK passes the API's log records on as they are, and its OTLP encoder fails on them: the event would
+# be counted as emitted and be lost.
+OLDEST_SDK = (1, 37)
 
 
 class _LoggerProvider(Protocol):
@@ -33,17 +39,25 @@ class OTLPFeedbackExporter:
         logger_provider: by default the global one.
 
         name: how users route to it.
+
+    Raises:
+        ConfigurationError: when the OpenTelemetry SDK is older than 1.37.
     """
 
     # A log event needs no trace.
     exports_unsampled = True
 
     def __init__(self, logger_provider: _LoggerProvider | None = None, *, name: str = "otlp") -> None:
+        check_sdk(importlib.metadata.version("opentelemetry-sdk"))
         self.name = name
         self._logger_provider = logger_provider
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:
         """All of it in one event."""
+        if record.native.get(self.name):
+            raise InvalidFeedbackError(
+                f"native[{self.name!r}] has no fields: an event says the same to everyone", field=f"native.{self.name}"
+            )
         return [Part(record=record, kind="value", body=attributes_of(record), carries=frozenset(record.said))]
 
     def export(self, parts: Sequence[Part]) -> Sequence[Result]:
@@ -79,6 +93,16 @@ class OTLPFeedbackExporter:
             )
         )
         return Success("emitted")
+
+
+def check_sdk(version: str) -> None:
+    """Refuse an SDK that cannot take log records of the API's kind."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_SDK:
+        raise ConfigurationError(
+            f"OTLPFeedbackExporter needs opentelemetry-sdk {'.'.join(map(str, OLDEST_SDK))} or newer; there is "
+            f"{version}",
+            setting="exporters",
+        )
 
 
 def attributes_of(record: FeedbackRecord) -> Mapping[str, Any]:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import pydantic
 from typing_extensions import TypedDict
 
 from otel_feedback import environment_variables as env
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import FeedbackRecord, Part, part_id
 from otel_feedback._time import iso_utc
-from otel_feedback.exceptions import ConfigurationError
-from otel_feedback.exporters import Result
+from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
+from otel_feedback.exporters import Result, Success
 from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
     check_api_key,
-    json_of,
+    message_of,
     native_fields,
     one_by_one,
+    reason_of,
     require_api_key,
 )
 
@@ -43,10 +45,16 @@ MAX_NOTE_CHARS = 1024
 
 THUMB_UP, THUMB_DOWN = "👍", "👎"
 
-_NOTHING: Mapping[str, Any] = {}
+# The types on which Weave takes a scorer's fields; on any other it answers 400.
+SCORED_TYPES = (AGENT_FEEDBACK, "wandb.agent_monitor", "wandb.runnable.")
+ANNOTATION = "wandb.annotation."
 
-# Two parts, raw: a URL-encoded project is another project.
-_PROJECT_ID = re.compile(r"[^/%\s]+/[^/%\s]+")
+# Two parts, raw: a URL-encoded project is another project. W&B allows spaces inside a part, but none of /\#?%:.
+_PART = r"(?!\s)[^/\\#?%:\x00-\x1f\x7f]+(?<!\s)"
+_PROJECT_ID = re.compile(f"{_PART}/{_PART}")
+
+Confidence = Annotated[float, pydantic.Field(ge=0, le=1)]
+View = Literal["traces", "agents"]
 
 
 class WeaveNative(TypedDict, total=False):
@@ -61,11 +69,11 @@ class WeaveNative(TypedDict, total=False):
     trigger_ref: str
     queue_id: str
     scorer_tags: list[str]
-    scorer_tag_reasons: dict[str, Any]
-    scorer_tag_confidences: dict[str, Any]
-    scorer_ratings: dict[str, Any]
-    scorer_rating_reasons: dict[str, Any]
-    scorer_rating_confidences: dict[str, Any]
+    scorer_tag_reasons: dict[str, str]
+    scorer_tag_confidences: dict[str, Confidence]
+    scorer_ratings: dict[str, Confidence]
+    scorer_rating_reasons: dict[str, str]
+    scorer_rating_confidences: dict[str, Confidence]
 
 
 class WeaveExporter(HTTPFeedbackExporter):
@@ -96,14 +104,14 @@ class WeaveExporter(HTTPFeedbackExporter):
         api_key: str | None = None,
         base_url: str | None = None,
         name: str = "weave",
-        view: Literal["traces", "agents"] = "traces",
+        view: View = "traces",
         thumbs: Sequence[str] = ("rating", "thumb"),
         options: HTTPOptions | None = None,
     ) -> None:
         super().__init__(name=name, base_url=base_url or _base_url(), options=options)
         self._api_key = check_api_key(api_key or env.read(env.WANDB_API_KEY), env.WANDB_API_KEY)
         self.project_id = check_project_id(project_id or _project_id())
-        self.view = view
+        self.view: View = view
         self.thumbs = frozenset(thumbs)
 
     @property
@@ -122,85 +130,84 @@ class WeaveExporter(HTTPFeedbackExporter):
         super().start()
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:
-        """The value, the correction, the comment; tags, metadata and time ride on the first of them."""
+        """The value, the correction, the comment; tags, metadata and time ride on the first of them.
+
+        In the Agents view tags are part of the value, also where there is no other value.
+        """
         native = native_fields(record, self.name, WeaveNative)
-        found: list[tuple[str, str, dict[str, Any]]] = []
-        if record.value is not None:
-            feedback_type, payload = self._value(record)
-            found.append(("value", feedback_type, payload))
-        if record.correction is not None:
-            found.append(("correction", "correction", {"value": record.correction}))
-        if record.comment is not None:
-            is_note = len(record.comment) <= MAX_NOTE_CHARS
-            found.append(
-                ("comment", NOTE, {"note": record.comment})
-                if is_note
-                else ("comment", "comment", {"value": record.comment})
-            )
-        if not found:
-            found.append(("value", record.name, {}))
-        first, *others = found
+        kinds = [kind for kind in ("value", "correction", "comment") if getattr(record, kind) is not None]
+        if "value" not in kinds and (not kinds or (record.tags and self.view == "agents")):
+            kinds.insert(0, "value")
+        # Who said it, and in which queue, is true of every row.
+        shared = {name: native[name] for name in ("creator", "queue_id") if name in native}
+        first, *others = kinds
         return [
-            self._part(record, *first, carries_rest=True, native=native),
-            *(self._part(record, *other) for other in others),
+            self._part(record, first, native, is_first=True),
+            *(self._part(record, kind, shared, is_first=False) for kind in others),
         ]
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """One call a part."""
         return one_by_one(parts, self._deliver)
 
-    def _value(self, record: FeedbackRecord) -> tuple[str, dict[str, Any]]:
-        """Choose the feedback type of a value, and its payload."""
-        is_thumb = isinstance(record.value, bool) and record.name in self.thumbs
-        if is_thumb:
-            payload: dict[str, Any] = {"emoji": _emoji(record)}
-        else:
-            payload = {"value": list(record.value) if isinstance(record.value, tuple) else record.value}
-        if record.scale is not None:
-            payload["scale"] = list(record.scale)
-        if self.view == "agents":
-            return AGENT_FEEDBACK, payload
-        return (REACTION if is_thumb else record.name), payload
-
-    def _part(
-        self,
-        record: FeedbackRecord,
-        kind: str,
-        feedback_type: str,
-        payload: dict[str, Any],
-        *,
-        carries_rest: bool = False,
-        native: Mapping[str, Any] = _NOTHING,
-    ) -> Part:
+    def _part(self, record: FeedbackRecord, kind: str, native: Mapping[str, Any], *, is_first: bool) -> Part:
         """Build the body of one feedback row."""
-        carries = {kind} & set(record.said)
-        if carries_rest:
-            extras = {"name": record.name, "source": record.source, "metadata": dict(record.metadata)}
-            payload |= {key: value for key, value in extras.items() if value}
-            if record.tags:
-                payload["tags"] = list(record.tags)
-            carries |= {"tags", "metadata"} & set(record.said)
-        payload["recorded_at"] = iso_utc(record.time_unix_nano)
+        feedback_type = native.get("feedback_type", self._type(record, kind))
+        carries = {kind, "user_id"}
+        payload = self._payload(record, kind, feedback_type)
+        if is_first:
+            payload |= _rest(record)
+            carries |= {"tags", "metadata"}
         body: dict[str, Any] = {
             "project_id": self.project_id,
             "weave_ref": weave_ref(self.project_id, record.handle, self.view),
             "feedback_type": feedback_type,
-            "payload": payload,
+            "payload": {**payload, "recorded_at": iso_utc(record.time_unix_nano)},
             "id": part_id(record.id, kind),
         }
         if record.user_id is not None:
             body["creator"] = record.user_id
-            carries.add("user_id")
         if feedback_type == AGENT_FEEDBACK:
             body |= self._scorer_fields(record)
-        body = {**body, **native, "payload": {**payload, **native.get("payload", {})}}
-        return Part(record=record, kind=kind, body=body, carries=frozenset(carries))
+        body = {**body, **native, "payload": {**body["payload"], **native.get("payload", {})}}
+        self._check(body)
+        return Part(record=record, kind=kind, body=body, carries=frozenset(carries) & frozenset(record.said))
+
+    def _type(self, record: FeedbackRecord, kind: str) -> str:
+        """Choose the feedback type of a part."""
+        if kind == "comment":
+            return NOTE if len(record.comment or "") <= MAX_NOTE_CHARS else kind
+        if kind == "correction":
+            return kind
+        if self.view == "agents":
+            return AGENT_FEEDBACK
+        return REACTION if self._is_thumb(record) else record.name
+
+    def _payload(self, record: FeedbackRecord, kind: str, feedback_type: str) -> dict[str, Any]:
+        """Write what a part says, in the words of its type."""
+        said = getattr(record, kind)
+        if said is None:
+            return {}
+        if feedback_type == NOTE:
+            return {"note": said}
+        if kind == "value" and self._is_thumb(record) and feedback_type in (REACTION, AGENT_FEEDBACK):
+            return {"emoji": _emoji(record)}
+        payload = {"value": list(said) if isinstance(said, tuple) else said}
+        if kind == "value" and record.scale is not None:
+            payload["scale"] = list(record.scale)
+        return payload
+
+    def _is_thumb(self, record: FeedbackRecord) -> bool:
+        """Tell whether a value is a thumb up or down."""
+        return isinstance(record.value, bool) and record.name in self.thumbs
 
     def _scorer_fields(self, record: FeedbackRecord) -> dict[str, Any]:
         """Write a value for the Agents view, where tags must not be empty."""
         value = record.value
-        if isinstance(value, bool):
-            tags = [_emoji(record)] if record.name in self.thumbs else [record.name if value else f"not {record.name}"]
+        if self._is_thumb(record):
+            tags = [_emoji(record)]
+        elif isinstance(value, bool):
+            tags = [record.name if value else f"not {record.name}"]
         elif isinstance(value, (int, float)):
             tags = [record.name]
         else:
@@ -210,27 +217,47 @@ class WeaveExporter(HTTPFeedbackExporter):
             fields["scorer_ratings"] = {record.name: record.fraction}
         return fields
 
+    def _check(self, body: Mapping[str, Any]) -> None:
+        """Refuse what Weave is known to answer 400 to; only `native` can lead to it."""
+        feedback_type, payload = body["feedback_type"], body["payload"]
+        note = payload.get("note")
+        is_note = isinstance(note, str) and 1 <= len(note) <= MAX_NOTE_CHARS
+        rules = {
+            "scorer_* fields belong to wandb.agent_user_feedback, wandb.agent_monitor and wandb.runnable.<name>": (
+                feedback_type.startswith(SCORED_TYPES) or not any(name.startswith("scorer_") for name in body)
+            ),
+            f"{AGENT_FEEDBACK} needs scorer_tags": feedback_type != AGENT_FEEDBACK or body.get("scorer_tags"),
+            f"{ANNOTATION}<name> needs annotation_ref": (
+                not feedback_type.startswith(ANNOTATION) or body.get("annotation_ref")
+            ),
+            f"{REACTION} needs payload.emoji, one emoji": feedback_type != REACTION or _is_emoji(payload.get("emoji")),
+            f"{NOTE} needs payload.note, 1 to {MAX_NOTE_CHARS} characters": feedback_type != NOTE or is_note,
+        }
+        for rule, is_kept in rules.items():
+            if not is_kept:
+                raise InvalidFeedbackError(f"native[{self.name!r}]: {rule}", field=f"native.{self.name}")
+
     def _deliver(self, part: Part) -> Exchange[Result]:
         """Create, replace or purge one row."""
         if part.action == "retract":
             response = yield self.request("POST", "/feedback/purge", purge_body(self.project_id, part.id))
-            return self._judge(response)
+            if response.status_code == 404:
+                return Success(reason_of(response, "it was not there"))
+            return self._judge(response, part)
         if part.action == "replace":
             response = yield self.request("POST", "/feedback/replace", {**part.body, "feedback_id": part.id})
             if response.status_code != 404:
-                return self._judge(response)
+                return self._judge(response, part)
             # Not there after all, or an older server: creating it under the same id comes to the same.
         response = yield self.request("POST", "/feedback/create", part.body)
-        return self._judge(response)
+        return self._judge(response, part)
 
-    def _judge(self, response: httpx.Response) -> Result:
-        """Read an answer; of an error only Weave's own `reason`."""
-        body = None if response.is_success else json_of(response)
-        reason = body.get("reason") if isinstance(body, dict) else None
-        return self.result(response, reason if isinstance(reason, str) else "")
+    def _judge(self, response: httpx.Response, part: Part) -> Result:
+        """Read an answer, of an error Weave's own `reason`."""
+        return self.result(response, message_of(response, "reason", part))
 
 
-def weave_ref(project_id: str, handle: FeedbackHandle, view: Literal["traces", "agents"]) -> str:
+def weave_ref(project_id: str, handle: FeedbackHandle, view: View) -> str:
     """Build the reference to a span, the one place where that is done: lower-case hex, nothing URL-encoded."""
     kind = "call" if view == "traces" else "agent_span"
     return f"weave:///{project_id}/{kind}/{handle.span_id}"
@@ -248,12 +275,29 @@ def check_project_id(project_id: str) -> str:
     Raises:
         ConfigurationError: when it is not `entity/project`, raw.
     """
-    if project_id and not _PROJECT_ID.fullmatch(project_id):
+    stripped = project_id.strip()
+    if stripped and not _PROJECT_ID.fullmatch(stripped):
         raise ConfigurationError(
             "a Weave project is entity/project: two non-empty parts, not URL-encoded",
             setting=env.WANDB_PROJECT,
         )
-    return project_id
+    return stripped
+
+
+def _rest(record: FeedbackRecord) -> dict[str, Any]:
+    """Write what has no field of its own, as far as there is any."""
+    rest = {
+        "name": record.name,
+        "source": record.source,
+        "metadata": dict(record.metadata),
+        "tags": list(record.tags),
+    }
+    return {name: value for name, value in rest.items() if value}
+
+
+def _is_emoji(text: object) -> bool:
+    """Tell whether a text can be an emoji at all; which of them are one, Weave knows better."""
+    return isinstance(text, str) and text != "" and not text.isascii() and not any(char.isalpha() for char in text)
 
 
 def _emoji(record: FeedbackRecord) -> str:

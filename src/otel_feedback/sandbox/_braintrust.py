@@ -544,12 +544,14 @@ _STEPS: Mapping[str, Callable[[_Fold, Submission], None]] = {
 def _says(item: Item, span: Span | None) -> list[Said]:
     """Answer the single things that an item says, each of which is seen on its own."""
     metadata = item.get("metadata") or {}
-    things = [
+    things: list[tuple[str, str, Any]] = [
         *(("score", name, value) for name, value in (item.get("scores") or {}).items()),
         *([("comment", "comment", item["comment"])] if item.get("comment") is not None else []),
         *([("expected", "expected", item["expected"])] if "expected" in item else []),
         *([("tags", "tags", item["tags"])] if item.get("tags") else []),
     ]
+    if not things and metadata:
+        things = [("metadata", "metadata", metadata)]  # the audit entry is then all that there is to see
     trace_id = span.trace_id if span is not None else None
     return [
         Said(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,14 @@ ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 _FORMATS = FormatChecker(formats=())
+_FORMATS.checks("date-time", raises=ValueError)(lambda value: not isinstance(value, str) or bool(read_time(value)))
 _FORMATS.checks("uuid")(lambda value: not isinstance(value, str) or UUID.fullmatch(value) is not None)
+
+
+def read_time(text: str) -> datetime:
+    """Read ISO 8601; a time without a zone is UTC, as at the vendors."""
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read Z
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from . import _braintrust, _orq, _weave, _weave_client
 from ._call import Call
 from ._faults import STORING_KINDS, Fault, FaultPlan
 from ._ledger import Ledger
-from ._limits import Limits
 from ._model import Answer, Flag, Outcome, ReceivedRequest, State, Vendor
 from ._state import state_of
 
 if TYPE_CHECKING:
     import random
 
+    from ._limits import Limits
     from ._switches import Switches
 
 CREDENTIALS = frozenset({"authorization", "wandb-api-key", "cookie", "proxy-authorization"})
@@ -60,8 +60,8 @@ HANDLERS: Mapping[tuple[Vendor, str, str], Handler] = {
     ("weave", "POST", _weave_client.FILE): _weave_client.acknowledge,
     ("weave", "POST", _weave_client.UPSERT_BATCH): _weave_client.upsert_batch,
     ("weave", "POST", _weave_client.COMPLETE): _weave_client.complete,
-    ("weave", "POST", _weave_client.START): _weave_client.start_or_end,
-    ("weave", "POST", _weave_client.END): _weave_client.start_or_end,
+    ("weave", "POST", _weave_client.START): _weave_client.start,
+    ("weave", "POST", _weave_client.END): _weave_client.end,
 }
 """Every address that the sandbox answers: the one table of routes."""
 
@@ -131,6 +131,7 @@ class Core:
                 answer = _fault_answer(fault)
             else:
                 answer = self._handle(incoming, now, sequence)
+            answer = _signed(answer, incoming.vendor, sequence)
             has_status = fault is None or fault.kind not in {"reset", "reset_after"}
             self._log(incoming, sequence, now, answer.status if has_status else None, fault)
             return Reply(answer, fault)
@@ -222,6 +223,13 @@ class Core:
 def _refused(vendor: Vendor, status: int, flag: str, detail: str) -> Outcome:
     words = {401: "Unauthorized", 404: "Not Found"}.get(status, detail)
     return Outcome(_REFUSE[vendor](status, words), flags=(Flag(vendor, flag, detail),))
+
+
+def _signed(answer: Answer, vendor: Vendor, sequence: int) -> Answer:
+    """Put a vendor's own request id on the answer, where it has one (VENDORS, Braintrust, answers)."""
+    if vendor != "braintrust":
+        return answer
+    return replace(answer, headers={"x-bt-internal-trace-id": f"{sequence:032x}", **answer.headers})
 
 
 def _fault_answer(fault: Fault) -> Answer:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._limits import Limits
-from ._model import Flag, Outcome, Span, Submission, Vendor
+    from ._model import Flag, Outcome, Span, Submission, Vendor
 
 
 @dataclass(slots=True)

@@ -150,7 +150,7 @@ class FeedbackState(TypedDict):
     """The client's or the server's id; Braintrust has none: there it is `metadata.feedback_id`, if sent."""
 
     kind: str
-    """`property`, `annotation`; `score`, `comment`, `expected`, `tags`; `reaction`, `note`, `custom`, ..."""
+    """What was said: `property`, `annotation`; `score`, `comment`, `expected`, `tags`, `metadata`; `reaction`, ..."""
 
     name: str
     value: Any

@@ -57,7 +57,7 @@ CHOICES: Mapping[str, frozenset[str]] = {
 
 OWN_PROPERTIES = frozenset({*CHOICES, "correction"})
 
-NEWER_PRODUCTS = frozenset({"mcp_gateway"})
+NEWER_PRODUCTS = ("mcp_gateway",)
 """Known to orq since its page was published (VENDORS, orq, product)."""
 
 FEEDBACK = "/v2/feedback"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -101,7 +102,10 @@ class Sandbox:
     def __del__(self) -> None:
         if getattr(self, "_running", None) is not None:
             warnings.warn(f"{self!r} was never stopped", ResourceWarning, source=self, stacklevel=2)
-            self.stop()
+            # At the interpreter's end the thread no longer runs and would be waited for without end; nor does
+            # coverage see that end.
+            if not sys.is_finalizing():  # pragma: no branch
+                self.stop()
 
     def __repr__(self) -> str:
         return f"<Sandbox {'stopped' if self._running is None else self._running.url}>"

@@ -88,7 +88,7 @@ USER = "sandbox-user"
 
 def create(call: Call) -> Outcome:
     """Add one feedback: `POST /feedback/create`."""
-    item, refusal = _read(call, CREATE)
+    item, refusal = read_body(call, CREATE)
     if refusal is not None:
         return refusal
     return _refusal_of(item, call.switches) or _created(call, [item], lambda rows: rows[0])
@@ -98,7 +98,7 @@ def create_batch(call: Call) -> Outcome:
     """Add several feedbacks, or none of them."""
     if not call.switches.weave_batch:
         return Outcome(_detail(404, "Not Found"), flags=flags_of("weave", [("unknown_path", BATCH)]))
-    body, refusal = _read(call, BATCH)
+    body, refusal = read_body(call, BATCH)
     if refusal is not None:
         return refusal
     refusals = (_refusal_of(item, call.switches) for item in body["batch"])
@@ -108,7 +108,7 @@ def create_batch(call: Call) -> Outcome:
 
 def replace_feedback(call: Call) -> Outcome:
     """Put one feedback in another's place."""
-    body, refusal = _read(call, REPLACE)
+    body, refusal = read_body(call, REPLACE)
     if refusal is not None:
         return refusal
     item = {name: value for name, value in body.items() if name != "feedback_id"}
@@ -124,7 +124,7 @@ def replace_feedback(call: Call) -> Outcome:
 
 def purge_feedback(call: Call) -> Outcome:
     """Remove feedback by id."""
-    body, refusal = _read(call, PURGE)
+    body, refusal = read_body(call, PURGE)
     if refusal is not None:
         return refusal
     ids = ids_compared(body["query"]["$expr"])
@@ -140,7 +140,7 @@ def purge_feedback(call: Call) -> Outcome:
 
 def query(call: Call) -> Outcome:
     """Read feedback."""
-    body, refusal = _read(call, QUERY)
+    body, refusal = read_body(call, QUERY)
     if refusal is not None:
         return refusal
     rows = _rows(call.ledger.submissions("weave"), call.switches, call.received_at_unix_nano)
@@ -192,7 +192,7 @@ def _detail(status: int, message: str) -> Answer:
     return json_answer(status, {"detail": message})
 
 
-def _read(call: Call, template: str) -> tuple[Item, Outcome | None]:
+def read_body(call: Call, template: str) -> tuple[Item, Outcome | None]:
     """Answer the body, or the refusal that it earns."""
     try:
         body = read_json(call.body)

@@ -6,13 +6,15 @@ is about feedback. Calls become spans of the Traces view, whose id is the call's
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ._body import read_json
-from ._model import Item, Outcome, Span, flags_of, json_answer
+from ._contracts import read_time
+from ._model import Item, Outcome, Span, json_answer
+from ._weave import read_body
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +32,8 @@ FILE = "/file/create"
 
 ENTITY = "sandbox"
 
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
 
 def server_info(_: Call) -> Outcome:
     """Say that every client version will do."""
@@ -42,9 +46,9 @@ def graphql(call: Call) -> Outcome:
 
     A GraphQL client reads the fields it asked for and passes over the others, so one answer serves all.
     """
-    body = _read(call)
-    if body is None:
-        return _unreadable(call)
+    body, refusal = read_body(call, GRAPHQL)
+    if refusal is not None:
+        return refusal
     project = {"name": (body.get("variables") or {}).get("name")}
     viewer = {"username": ENTITY, "defaultEntity": {"name": ENTITY}}
     server = {"frontendHost": ""}
@@ -59,60 +63,56 @@ def acknowledge(call: Call) -> Outcome:
 
 def upsert_batch(call: Call) -> Outcome:
     """Take the starts and ends of calls."""
-    body = _read(call)
-    if body is None:
-        return _unreadable(call)
-    events = [each.get("req", {}) for each in body.get("batch", ())]
-    return _taken(call, events, {"res": []})
+    body, refusal = read_body(call, UPSERT_BATCH)
+    return refusal or _taken(call, [each["req"] for each in body["batch"]], {"res": []})
 
 
 def complete(call: Call) -> Outcome:
     """Take whole calls."""
-    body = _read(call)
-    if body is None:
-        return _unreadable(call)
-    return _taken(call, [{"start": each, "end": each} for each in body.get("batch", ())], {})
+    body, refusal = read_body(call, COMPLETE)
+    return refusal or _taken(call, [{"start": each, "end": each} for each in body["batch"]], {})
 
 
-def start_or_end(call: Call) -> Outcome:
-    """Take one call's start or end."""
-    body = _read(call)
-    if body is None:
-        return _unreadable(call)
-    return _taken(call, [body], {})
+def start(call: Call) -> Outcome:
+    """Take one call's start."""
+    body, refusal = read_body(call, START)
+    return refusal or _taken(call, [body], {})
+
+
+def end(call: Call) -> Outcome:
+    """Take one call's end."""
+    body, refusal = read_body(call, END)
+    return refusal or _taken(call, [body], {})
 
 
 def _taken(call: Call, events: Sequence[Item], answer: object) -> Outcome:
-    known = {span.span_id: span for span in call.ledger.spans("weave") if span.view == "traces"}
-    try:
-        for event in events:
-            for span in _spans(event, known):
-                known[span.span_id] = span
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return _unreadable(call)
-    changed = {each.get("id") for event in events for each in (event.get("start"), event.get("end")) if each}
-    return Outcome(json_answer(200, answer), spans=tuple(known[each] for each in changed if each in known))
+    stored = {span.span_id: span for span in call.ledger.spans("weave") if span.view == "traces"}
+    changed: dict[str, Span] = {}
+    for event in events:
+        for span in _spans(event, ChainMap(changed, stored)):
+            changed[span.span_id] = span
+    return Outcome(json_answer(200, answer), spans=tuple(changed.values()))
 
 
 def _spans(event: Item, known: Mapping[str, Span]) -> list[Span]:
-    """Answer the span that an event makes or ends."""
-    start, end = event.get("start"), event.get("end")
-    span = _started(start) if start else known.get(end["id"] if end else "")
+    """Answer the span that an event makes or ends; the end of a call that nobody began makes none."""
+    begun, ended = event.get("start"), event.get("end")
+    span = _started(begun) if begun else known.get(ended["id"]) if ended else None
     if span is None:
         return []
-    return [replace(span, end_time_unix_nano=_nanos(end["ended_at"])) if end else span]
+    return [replace(span, end_time_unix_nano=_nanos(ended["ended_at"])) if ended else span]
 
 
-def _started(start: Item) -> Span:
-    began = _nanos(start["started_at"])
+def _started(item: Item) -> Span:
+    began = _nanos(item["started_at"])
     return Span(
         vendor="weave",
-        project=start["project_id"],
+        project=item["project_id"],
         view="traces",
-        trace_id=str(start.get("trace_id") or start["id"]),
-        span_id=start["id"],
-        parent_span_id=start.get("parent_id"),
-        name=start.get("display_name") or _op_name(start["op_name"]),
+        trace_id=str(item.get("trace_id") or item["id"]),
+        span_id=item["id"],
+        parent_span_id=item.get("parent_id"),
+        name=item.get("display_name") or _op_name(item["op_name"]),
         kind="call",
         attributes={},
         start_time_unix_nano=began,
@@ -126,18 +126,4 @@ def _op_name(text: str) -> str:
 
 
 def _nanos(text: str) -> int:
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read Z
-    return int(moment.timestamp() * 1_000_000_000)
-
-
-def _read(call: Call) -> dict[str, Any] | None:
-    try:
-        body = read_json(call.body)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _unreadable(call: Call) -> Outcome:
-    answer = json_answer(422, {"detail": [{"loc": ["body"], "msg": "unreadable", "type": "value_error"}]})
-    return Outcome(answer, flags=flags_of("weave", [("unreadable_body", call.path)]))
+    return (read_time(text) - EPOCH) // timedelta(microseconds=1) * 1_000

@@ -412,5 +412,5 @@ def _leave_parent() -> None:
         store._leave_parent()  # noqa: SLF001 (the fork hooks are one for the process, and part of the class)
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows forks nothing)
     os.register_at_fork(after_in_child=_leave_parent)
