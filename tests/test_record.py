@@ -377,7 +377,7 @@ class TestFraction:
         drawn = st.one_of(st.sampled_from([low, high]), st.floats(float(low), float(high)))
         pair = [low, high] if data is None else sorted(data.draw(st.tuples(drawn, drawn)))
         inside = [value for value in pair if low <= value <= high]
-        places = [make(value=value, scale=scale).fraction for value in [low, *inside, high]]
+        places = [make(value=value, scale=scale).fraction or 0.0 for value in [low, *inside, high]]
 
         assert (0, 1) == (places[0], places[-1])
         assert sorted(places) == places
@@ -456,7 +456,7 @@ class TestTexts:
         error = refusal(**{"value": True, field: "secret" + HALF})
 
         assert "secret" not in str(error)
-        assert "secret" in error.value
+        assert "secret" + HALF == error.value
 
     @pytest.mark.parametrize("tags", [None, [], ()])
     def test_no_tags_are_no_tags(self, tags: Any) -> None:

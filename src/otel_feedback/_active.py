@@ -98,11 +98,9 @@ def get_or_make() -> ActiveProvider:
     Raises:
         ConfigurationError: when it cannot be made, or is being made by this very thread.
     """
-    if (provider := _slot.provider) is not None:
-        return provider
     with _lock:
-        if (provider := _slot.provider) is not None:
-            return provider
+        if _slot.provider is not None:
+            return _slot.provider
         if _slot.is_making:
             raise ConfigurationError("the provider is still being made; it cannot be used from within")
         _slot.is_making = True

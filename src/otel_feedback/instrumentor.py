@@ -41,7 +41,9 @@ class FeedbackInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # the base 
         """Install the processor on the given tracer provider, else on the global one."""
         _active.set_default(start_from_environment)
         if not install(kwargs.get("tracer_provider") or trace.get_tracer_provider()):
-            logger.warning("no OpenTelemetry SDK is set up: the calls of models are not seen")
+            logger.warning(
+                "no OpenTelemetry SDK is set up, so calls of models are not seen: is opentelemetry-distro installed?"
+            )
 
     def _uninstrument(self, **kwargs: Any) -> None:
         """Do nothing: OpenTelemetry cannot remove a processor, and ours rests while feedback is disabled."""

@@ -43,22 +43,23 @@ class FeedbackSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Note the span's local root and the calls that it runs inside of."""
-        provider = self._own or _active.get()
-        if provider is None or not provider.is_disabled:
-            with _active.guarded(provider):
+        if not self._rests():
+            with _active.guarded(self._own or _active.get()):
                 _note(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keep the handle of an LLM span, and bind its response and conversation ids."""
-        provider = self._own or _active.get()
-        with _active.guarded(provider):
+        if self._rests():
+            return
+        with _active.guarded(self._own or _active.get()):
             live = _give_up(span)
             operation = _dialects.operation_of(span.attributes or {})
-            if live is not None and operation is not None:
-                # Only a call of a model is worth configuring a provider for: not the first span of any kind.
-                provider = self._own or _active.for_capture()
-                if provider is not None and not provider.is_disabled:
-                    _keep(span, live, operation, provider)
+            if live is None or operation is None:
+                return
+            # Only a call of a model is worth configuring a provider for: not the first span of any kind.
+            provider = self._own or _active.for_capture()
+            if provider is not None:
+                _keep(span, live, operation, provider)
 
     def shutdown(self) -> None:
         """Do nothing: feedback outlives the trace's pipeline."""
@@ -66,6 +67,11 @@ class FeedbackSpanProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 (nothing to wait for)
         """Answer true: nothing is buffered here."""
         return True
+
+    def _rests(self) -> bool:
+        """Whether there is nothing to do, not even to take a span's place away: another processor may need it."""
+        provider = self._own or _active.get()
+        return provider is not None and provider.is_disabled
 
 
 # The relay to the current provider: OpenTelemetry cannot remove a processor, so one is installed and never another.

@@ -235,9 +235,6 @@ class FeedbackProvider:
     def _running(self) -> _Engine:
         """Answer this process's engine, starting it when there is none: at first use, and after a fork."""
         self._leave_parent()
-        engine = self._engine
-        if engine is not None and engine.pid == self._pid:
-            return engine
         with self._lock:
             if self._engine is None or self._engine.pid != self._pid:
                 try:
@@ -252,18 +249,25 @@ class FeedbackProvider:
         self._store.open()
         self._see_spans()
         deliverers = [self._deliverer(exporter) for exporter in self._exporters.values()]
-        threads = []
+        threads: list[DeliveryThread] = []
         if self._delivers and not self._is_shut_down:
             for deliverer in deliverers:
                 _start_exporter(deliverer.exporter)
                 self._store.resume(deliverer.name)
             threads = [DeliveryThread(deliverer, clock=self._clock) for deliverer in deliverers]
-            atexit.register(self.shutdown)
         self._route()
-        correlator = Correlator(self._store, key_wait_millis=self.settings.key_wait_millis, on_bound=self._join_parked)
+        correlator = Correlator(
+            self._store,
+            key_wait_millis=self.settings.key_wait_millis,
+            on_bound=partial(self._join_parked, threads),
+        )
+        if self._is_shut_down:
+            correlator.shutdown()  # what is bound from now on is written at once
+            return _Engine(self._pid, correlator, deliverers, threads)
         correlator.start()
         for thread in threads:
             thread.start()
+        atexit.register(self.shutdown)
         return _Engine(self._pid, correlator, deliverers, threads)
 
     @property
@@ -301,7 +305,9 @@ class FeedbackProvider:
             due_millis = deliverer.next_due_millis()
             if due_millis is None:
                 return True
-            if due_millis >= self._millis_until(deadline):
+            left_millis = self._millis_until(deadline)
+            # Where others deliver, what they have leased is due when the lease expires, and gone any moment.
+            if not left_millis or (self._delivers and due_millis >= left_millis):
                 return False
             pause.wait(min(max(due_millis, 1), FLUSH_POLL_MILLIS) / 1_000)
 
@@ -526,14 +532,14 @@ class FeedbackProvider:
             for handle in self._store.find(kind, parked.key)[:1]:
                 self._unpark(parked, handle)
 
-    def _join_parked(self, bindings: Sequence[Binding]) -> None:
+    def _join_parked(self, threads: Iterable[DeliveryThread], bindings: Iterable[Binding]) -> None:
         """Join the judgements that waited for keys that have just been bound."""
         for binding in bindings:
             for kind in (binding.kind, ANY_KIND) if binding.kind in DEFAULT_KINDS else (binding.kind,):
                 for parked in self._store.parked(kind, binding.key):
                     self._unpark(parked, binding.handle)
-        if (engine := self._engine) is not None:
-            engine.wake()
+        for thread in threads:
+            thread.wake()
 
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""

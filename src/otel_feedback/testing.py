@@ -156,14 +156,13 @@ def _record(number: int, *, value: FeedbackValue | None = True, span_id: int = 1
     return replace(made, **changes)
 
 
-class _Unreadable(Sequence[str]):
+class _Unreadable(tuple[str, ...]):
     """Destinations that fail when they are read."""
 
-    def __getitem__(self, index: Any) -> Any:
-        raise RuntimeError("unreadable")
+    __slots__ = ()
 
-    def __len__(self) -> int:
-        return 1
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("unreadable")
 
 
 class StoreContract:

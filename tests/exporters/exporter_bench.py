@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import httpx
 import jsonschema  # type: ignore[import-untyped]  # its types come apart, as types-jsonschema
-import otel_feedback.sandbox
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # as types-PyYAML
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext, TraceFlags
 from typing_extensions import Self
 
+import otel_feedback.sandbox
 from otel_feedback import FeedbackHandle, FeedbackRecord, Part, Result
 from otel_feedback._record import Feedback, make_record
 from otel_feedback.exporters import PauseDestination, PermanentFailure, RetryableFailure, Success, Unclear
@@ -299,7 +299,7 @@ def hang(_connection: socket.socket, stopped: threading.Event) -> bool:
 
 def drip(connection: socket.socket, stopped: threading.Event) -> bool:
     """Answer a byte of a long body now and then."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
     while not stopped.wait(0.005):
         connection.sendall(b" ")
     return False
@@ -340,7 +340,7 @@ class Vendor:
 
     @property
     def url(self) -> str:
-        return "http://127.0.0.1:{}".format(self._server.server_address[1])
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def script(self, *steps: Step) -> None:
         self._steps = list(steps)

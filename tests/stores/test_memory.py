@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
 from otel_feedback._record import FeedbackRecord
-from otel_feedback.stores import APP, Binding, Settlement
+from otel_feedback.stores import APP, Binding, Settlement, memory
 from otel_feedback.stores.memory import MemoryStore
 from otel_feedback.testing import FakeClock
 
@@ -87,3 +88,18 @@ def test_a_forked_child_knows_the_keys_and_leaves_the_outbox_to_its_parent(make_
 
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert 1 == len(store.lease("a", limit=1, duration_millis=1))
+
+
+def test_the_parents_lock_and_outbox_are_given_up_after_a_fork(make_record: RecordMaker) -> None:
+    """
+    What runs first in a child leaves every store of the process with its keys, a free lock and nothing to deliver.
+    """
+    store = MemoryStore()
+    store.bind([Binding(APP, "m-1", make_record().handle)])
+    store.put(make_record(), ["a"])
+    store._lock = held = threading.RLock()
+    held.acquire()
+    memory._leave_parent()
+
+    assert (1, {}, None) == (len(store.find(APP, "m-1")), store.stats(), store.latest(make_record().id))
+    assert held is not store._lock

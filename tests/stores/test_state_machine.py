@@ -366,8 +366,8 @@ class StoresAgree(RuleBasedStateMachine):
 
 TestStoresAgree = StoresAgree.TestCase
 TestStoresAgree.settings = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=20,
+    stateful_step_count=25,
     deadline=None,
     # The working directory that conftest gives is not one for each example, and need not be.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -27,6 +27,9 @@ STRICT = Switches(braintrust_early_feedback="overwrite")
 # Long enough for the running call to end and its span to arrive.
 HOLD_MILLIS = 2_000
 
+# What Braintrust's audit log says of each judgement, besides the judgement.
+BOOKKEEPING = ("feedback_id", "recorded_at", "user_id")
+
 KEYS: Mapping[str, str] = {
     "orq": env.ORQ_API_KEY,
     "braintrust": env.BRAINTRUST_API_KEY,
@@ -150,7 +153,11 @@ def _is_about(feedback: FeedbackState, vendor: str, accepted: Accepted) -> bool:
 def _in_words(feedback: FeedbackState) -> str:
     """Write what a vendor has as a reader would say it."""
     value = feedback["value"]
-    return f"{feedback['name']} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    if isinstance(value, dict):
+        value = ", ".join(f"{name} {said}" for name, said in value.items() if name not in BOOKKEEPING)
+    return f"{feedback['name']} {value}"
 
 
 # --- the real vendors --------------------------------------------------------------------------------------------

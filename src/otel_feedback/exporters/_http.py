@@ -211,7 +211,6 @@ class HTTPFeedbackExporter:
         self._options = options or HTTPOptions()
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
-        self._parents_client: httpx.Client | None = None
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -347,8 +346,8 @@ class HTTPFeedbackExporter:
     def _forget_parent(self) -> None:
         """In a forked child, leave the parent its connections, and its lock, which a thread may have held."""
         if self._pid != os.getpid():
-            # Kept, since collecting it would close what only the parent may close.
-            self._parents_client = self._client
+            # Not closed: a thread of the parent's may have held the pool's lock too. Collecting it closes only what
+            # this process has of the connections, without a word to the vendor.
             self._lock, self._client, self._pid = threading.Lock(), None, os.getpid()
 
 
@@ -381,9 +380,13 @@ def native_fields(record: FeedbackRecord, name: str, published: type) -> Mapping
     Raises:
         InvalidFeedbackError: naming the field that is unknown or of another type.
     """
-    given = record.native.get(name)
-    if not given:
-        return {}
+    given = record.native.get(name, {})
+    known = sorted(published.__annotations__)
+    unknown = next((field for field in given if field not in known), None)
+    if unknown is not None:
+        raise InvalidFeedbackError(
+            f"native[{name!r}] cannot set {unknown}; it can set {', '.join(known)}", field=f"native.{name}.{unknown}"
+        )
     try:
         _adapter(published).validate_python(dict(given), strict=True)
     except pydantic.ValidationError as error:
@@ -397,8 +400,8 @@ def native_fields(record: FeedbackRecord, name: str, published: type) -> Mapping
 
 @functools.cache
 def _adapter(published: type) -> pydantic.TypeAdapter[Any]:
-    """Build a validator that refuses unknown fields, once."""
-    return pydantic.TypeAdapter(pydantic.with_config(pydantic.ConfigDict(extra="forbid"))(published))
+    """Build a validator, once."""
+    return pydantic.TypeAdapter(published)
 
 
 # --- checks of a constructor's arguments -------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def _part(record: FeedbackRecord, kind: str, what: tuple[str, Any], *, product: 
         "product": product,
         "id": ulid_of(part_id(record.id, kind), record.revision),
     }
-    return Part(record=record, kind=kind, body=body, carries=frozenset({kind}))
+    return Part(record=record, kind=kind, body=body, carries=frozenset({kind}) & frozenset(record.said))
 
 
 def ulid(identifier: str) -> str:

@@ -178,8 +178,8 @@ class Outbox(Protocol):
     """The durable queue of judgements, one line a destination.
 
     - What `put` returned from survives what `durability` says.
-    - A record is kept once, with one delivery for each destination. Each delivery walks `TRANSITIONS` and no other
-      arrow.
+    - A record is kept once, with one delivery for each destination, however often that is named. Each delivery walks
+      `TRANSITIONS` and no other arrow.
     - Records with the same id are revisions of one judgement, in the order in which they were put. Putting one
       supersedes the pending deliveries of the older ones at the same destination; where it `retracts`, they become
       retracted. A leased delivery goes on; should it ask to be retried, it is superseded or retracted instead.
@@ -210,7 +210,7 @@ class Outbox(Protocol):
         ...
 
     def next_due(self, destination: str) -> int | None:
-        """Say when, in Unix nanoseconds, something will be due at a destination; `None` when nothing waits."""
+        """Say when, in Unix nanoseconds, `lease` will offer something of a destination; `None` when nothing waits."""
         ...
 
     def pause(self, destination: str, *, reason: str, until_unix_nano: int) -> None:
@@ -222,11 +222,14 @@ class Outbox(Protocol):
         ...
 
     def requeue(self, record_id: str, destination: str) -> bool:
-        """Make a dead delivery pending again; where a newer judgement came since, it is superseded instead."""
+        """Make a dead delivery pending again, its dead parts open; after a newer judgement it is superseded instead."""
         ...
 
     def route(self, destinations: Sequence[str]) -> int:
-        """Give the records that wait as unrouted to these destinations; say how many there were."""
+        """Give the records that wait as unrouted to these destinations; say how many there were.
+
+        Where a newer revision went directly, the routed one is superseded or retracted; to nobody, nothing is routed.
+        """
         ...
 
     def latest(self, record_id: str) -> FeedbackRecord | None:
@@ -234,7 +237,7 @@ class Outbox(Protocol):
         ...
 
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
-        """Answer the newest judgement of the same span under the same name that somebody else's id holds."""
+        """Answer the judgement of the same span under the same name that somebody else's id holds, the last put."""
         ...
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:

@@ -337,7 +337,8 @@ class SQLiteStore:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
-        """Switch to WAL; SQLite does not wait for other openers while it switches, so this does."""
+        """Switch to WAL; where others open the file at once SQLite may fail without waiting, so this waits."""
+        connection.execute("PRAGMA busy_timeout = 0")
         deadline = self._clock.monotonic_nano() + BUSY_TIMEOUT_MILLIS * NANOS_PER_MILLI
         while True:
             try:
@@ -347,6 +348,7 @@ class SQLiteStore:
                     raise
                 threading.Event().wait(0.01)
             else:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MILLIS}")
                 return
 
     # --- the index ---

@@ -1,0 +1,1293 @@
+"""Capture: what it does to a call (nothing), and what it knows of it (its span, its handle, its key)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import functools
+import inspect
+import logging
+import pickle
+import threading
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
+
+import otel_feedback as of
+from otel_feedback import _correlate
+
+SETTINGS = of.Settings(key_wait_millis=0)
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    """The spans that have ended."""
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def tracer_provider(spans: InMemorySpanExporter) -> TracerProvider:
+    """The application's tracing."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    return provider
+
+
+@pytest.fixture
+def provider(tracer_provider: TracerProvider) -> of.FeedbackProvider:
+    """The current pipeline, in memory."""
+    return configure(tracer_provider)
+
+
+def configure(tracer_provider: object, **settings: Any) -> of.FeedbackProvider:
+    return of.configure(
+        exporters=[],
+        store="memory:",
+        tracer_provider=tracer_provider,
+        settings=of.Settings(key_wait_millis=0, **settings),
+    )
+
+
+def is_known(provider: of.FeedbackProvider, key: str) -> bool:
+    try:
+        provider.handle_for_key(key)
+    except of.UnknownTargetError:
+        return False
+    return True
+
+
+def span_id(span: ReadableSpan | trace.Span) -> str:
+    found = span.get_span_context()
+    assert found is not None
+    return trace.format_span_id(found.span_id)
+
+
+# --- kinds of callables ------------------------------------------------------------------------------------------
+
+
+def plain(question: str, *, message_id: str) -> str:
+    """Answer a question."""
+    return f"{question}:{message_id}:{of.current_handle() is not None}"
+
+
+async def coroutine(question: str, *, message_id: str) -> str:
+    """Answer a question, later."""
+    await asyncio.sleep(0)
+    return plain(question, message_id=message_id)
+
+
+class Agent:
+    """Every kind of method, decorated in both orders."""
+
+    @of.capture(key="message_id")
+    def method(self, question: str, *, message_id: str) -> str:
+        assert isinstance(self, Agent)
+        return plain(question, message_id=message_id)
+
+    @of.capture(key="message_id")
+    async def async_method(self, question: str, *, message_id: str) -> str:
+        assert isinstance(self, Agent)
+        return await coroutine(question, message_id=message_id)
+
+    @of.capture(key="message_id")
+    @classmethod
+    def class_outside(cls, question: str, *, message_id: str) -> str:
+        assert cls is Agent
+        return plain(question, message_id=message_id)
+
+    @classmethod
+    @of.capture(key="message_id")
+    def class_inside(cls, question: str, *, message_id: str) -> str:
+        assert cls is Agent
+        return plain(question, message_id=message_id)
+
+    @of.capture(key="message_id")
+    @staticmethod
+    def static_outside(question: str, *, message_id: str) -> str:
+        return plain(question, message_id=message_id)
+
+    @staticmethod
+    @of.capture(key="message_id")
+    async def static_inside(question: str, *, message_id: str) -> str:
+        return await coroutine(question, message_id=message_id)
+
+    def bare(self, question: str, *, message_id: str) -> str:
+        return plain(question, message_id=message_id)
+
+    async def bare_async(self, question: str, *, message_id: str) -> str:
+        return await coroutine(question, message_id=message_id)
+
+    def __call__(self, question: str, *, message_id: str) -> str:
+        return plain(question, message_id=message_id)
+
+
+class AsyncAgent:
+    """An object that is called like a coroutine function."""
+
+    async def __call__(self, question: str, *, message_id: str) -> str:
+        return await coroutine(question, message_id=message_id)
+
+
+CALLABLES: dict[str, Callable[..., Any]] = {
+    "plain": of.capture(key="message_id")(plain),
+    "coroutine": of.capture(key="message_id")(coroutine),
+    "Agent.method": Agent().method,
+    "Agent.async_method": Agent().async_method,
+    "Agent.class_outside": Agent.class_outside,
+    "Agent.class_inside": Agent().class_inside,
+    "Agent.static_outside": Agent.static_outside,
+    "Agent.static_inside": Agent().static_inside,
+    "Agent.bare": of.capture(key="message_id")(Agent().bare),
+    "Agent": of.capture(key="message_id")(Agent()),
+    "AsyncAgent": of.capture(key="message_id")(AsyncAgent()),
+}
+PARTIALS: dict[str, Callable[..., Any]] = {
+    "plain": of.capture(key="message_id")(functools.partial(plain, "why")),
+    "coroutine": of.capture(key="message_id")(functools.partial(coroutine, question="why")),
+    "Agent.method": functools.partial(Agent().method, "why"),
+    "Agent": of.capture(key="message_id")(functools.partial(Agent(), "why")),
+}
+
+
+async def _run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_every_kind_of_callable_is_captured(
+    name: str, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The result is the function's own, the span has its name, is current inside, and the key means it.
+    """
+    result = asyncio.run(_run(CALLABLES[name], "why", message_id="m-1"))
+
+    assert "why:m-1:True" == result
+    assert [name] == [span.name for span in spans.get_finished_spans()]
+    assert provider.handle_for_key("m-1").span_id == span_id(spans.get_finished_spans()[0])
+
+
+@pytest.mark.parametrize("name", PARTIALS)
+def test_partials_are_captured_under_the_name_of_their_function(
+    name: str, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A partial of a function, a coroutine function, a method or an object is captured like what it is a partial of.
+    """
+    result = asyncio.run(_run(PARTIALS[name], message_id="m-1"))
+
+    assert "why:m-1:True" == result
+    assert [name] == [span.name for span in spans.get_finished_spans()]
+    assert is_known(provider, "m-1")
+
+
+def test_a_method_called_on_its_class_finds_its_key(provider: of.FeedbackProvider) -> None:
+    """
+    `Agent.method(agent, …)` is the same call as `agent.method(…)`, whichever comes first.
+    """
+
+    class Local:
+        @of.capture(key="message_id")
+        def method(self, message_id: str) -> str:
+            return message_id
+
+    Local.method(Local(), "m-1")
+    Local().method("m-2")
+    Local.method(Local(), message_id="m-3")
+
+    assert [True] * 3 == [is_known(provider, key) for key in ("m-1", "m-2", "m-3")]
+
+
+def test_bare_and_with_arguments(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    `@capture` works without parentheses, with empty ones, and with a name; a nested function keeps its short name.
+    """
+
+    @of.capture
+    def bare() -> None: ...
+
+    @of.capture()
+    def empty() -> None: ...
+
+    @of.capture(name="chosen")
+    def named() -> None: ...
+
+    for function in (bare, empty, named):
+        function()
+
+    assert ["bare", "empty", "chosen"] == [span.name for span in spans.get_finished_spans()]
+
+
+@pytest.mark.parametrize(
+    ("function", "is_coroutine_function"),
+    [
+        (plain, False),
+        (coroutine, True),
+        (functools.partial(coroutine, "why"), True),
+        (Agent().bare, False),
+        (Agent().bare_async, True),
+        (AsyncAgent(), False),
+    ],
+)
+def test_introspection_survives(function: Any, is_coroutine_function: bool) -> None:
+    """
+    Signature, documentation, name and the kind of function are those of what was decorated.
+    """
+    captured = of.capture(function)
+
+    assert inspect.signature(function) == inspect.signature(captured)
+    assert function.__doc__ == captured.__doc__
+    assert getattr(function, "__name__", None) == getattr(captured, "__name__", None)
+    assert is_coroutine_function == inspect.iscoroutinefunction(captured)
+
+
+@of.capture
+def picklable(question: str, *, message_id: str) -> str:
+    return plain(question, message_id=message_id)
+
+
+@pytest.mark.parametrize("captured", [picklable, Agent.static_outside, Agent.class_outside, Agent().method], ids=str)
+def test_a_captured_function_goes_where_a_function_goes(captured: Any) -> None:
+    """
+    Pools of processes pickle what they call, and configurations are copied: both work as with the bare function.
+    """
+    sent = pickle.loads(pickle.dumps(captured))  # noqa: S301 (our own)
+    for each in (sent, copy.copy(captured), copy.deepcopy(captured)):
+        assert captured.__qualname__ == each.__qualname__
+        assert "q:m:False" == each("q", message_id="m")
+
+
+def test_a_copied_method_belongs_to_the_copied_object() -> None:
+    """
+    A deep copy of a bound method is bound to a deep copy of its object.
+    """
+    agent = Agent()
+    copied = copy.deepcopy({"agent": agent, "call": agent.method})
+
+    assert copied["call"].__self__ is copied["agent"]  # type: ignore[attr-defined]  # a bound method
+    assert copied["agent"] is not agent
+
+
+async def _agen() -> AsyncIterator[int]:
+    yield 1
+
+
+def _gen() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [_gen, _agen, functools.partial(_gen), staticmethod(_gen)])
+def test_generator_functions_are_refused(function: Any) -> None:
+    """
+    Until streams are supported, a generator function is a TypeError at decoration that names the way out.
+    """
+    with pytest.raises(TypeError, match=r"capture_span\(\)"):
+        of.capture(function)
+
+
+# --- what the caller sees ----------------------------------------------------------------------------------------
+
+
+class UnprintableError(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+ERRORS = [ValueError("broken"), asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3), UnprintableError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_exceptions_pass_through_untouched(
+    error: BaseException, is_async: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The caller gets the same object with the place it was raised at, and the span ends as an error.
+    """
+
+    @of.capture(key="message_id")
+    def fails(message_id: str) -> None:
+        raise error
+
+    @of.capture(key="message_id")
+    async def fails_async(message_id: str) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        drive(fails_async("m-1")) if is_async else fails("m-1")
+
+    assert error is caught.value
+    assert error.__context__ is None
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].name in ("fails", "fails_async")
+    (span,) = spans.get_finished_spans()
+    assert is_known(provider, "m-1")
+    assert of.current_handle() is None
+    if not isinstance(error, UnprintableError):
+        assert trace.StatusCode.ERROR is span.status.status_code
+        assert ["exception"] == [event.name for event in span.events]
+
+
+def drive(coroutine: Any) -> Any:
+    """Run a coroutine that never waits; an event loop would turn some exceptions into others."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
+
+
+def test_a_cancelled_call_is_cancelled_and_recorded(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    Cancelling a task inside a captured call cancels it, ends its span as an error, and leaves the key bound.
+    """
+    started = asyncio.Event()
+
+    @of.capture(key="message_id")
+    async def answer(message_id: str) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def main() -> bool:
+        task = asyncio.create_task(answer("m-1"))
+        await started.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return task.cancelled()
+
+    assert asyncio.run(main())
+    assert [trace.StatusCode.ERROR] == [span.status.status_code for span in spans.get_finished_spans()]
+    assert is_known(provider, "m-1")
+
+
+def test_a_coroutine_that_is_never_awaited_captures_nothing(
+    spans: InMemorySpanExporter, provider: of.FeedbackProvider
+) -> None:
+    """
+    Calling a coroutine function runs nothing, and captures nothing, before it is awaited.
+    """
+
+    @of.capture(key="message_id")
+    async def answer(message_id: str) -> None: ...
+
+    answer("m-1").close()
+
+    assert () == spans.get_finished_spans()
+    assert not is_known(provider, "m-1")
+
+
+# --- the key as a parameter --------------------------------------------------------------------------------------
+
+
+@of.capture(key="message_id")
+def flexible(question: str, message_id: str | None = "by-default", *rest: str) -> str:
+    return question
+
+
+@of.capture(key="message_id")
+def through_kwargs(**kwargs: str) -> None: ...
+
+
+@of.capture(key="message_id")
+def keyword_only(*, message_id: str = "by-default") -> None: ...
+
+
+@of.capture(key="message_id")
+def positional_only(message_id: str, /, **kwargs: str) -> None: ...
+
+
+@of.capture(key="kwargs")
+def named_like_kwargs(*args: str, **kwargs: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("call", "key"),
+    [
+        (lambda: flexible("q", "positional"), "positional"),
+        (lambda: flexible("q", message_id="keyword"), "keyword"),
+        (lambda: flexible("q", "positional", "and", "more"), "positional"),
+        (lambda: flexible(message_id="reordered", question="q"), "reordered"),
+        (lambda: flexible("q"), "by-default"),
+        (lambda: through_kwargs(message_id="kwargs"), "kwargs"),
+        (lambda: keyword_only(message_id="keyword"), "keyword"),
+        (keyword_only, "by-default"),
+        (lambda: positional_only("own", message_id="theirs"), "own"),
+        (lambda: named_like_kwargs("wrong", kwargs="right"), "right"),
+        (lambda: of.capture(key="message_id")(functools.partial(flexible, message_id="bound"))("q"), "bound"),
+        (lambda: of.capture(key="number")(lambda number: number)(17), "17"),
+    ],
+)
+def test_the_key_is_found_however_it_is_given(call: Callable[[], Any], key: str, provider: of.FeedbackProvider) -> None:
+    """
+    A parameter holds the key given by position, by keyword, by default or through **kwargs; numbers become text.
+    """
+    call()
+
+    assert is_known(provider, key)
+
+
+@pytest.mark.parametrize("call", [lambda: flexible("q", None), lambda: through_kwargs(other="x")])
+def test_nothing_is_no_key(call: Callable[[], Any], provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    A call whose id is `None` or not given is captured without a key.
+    """
+    call()
+
+    assert 1 == len(spans.get_finished_spans())
+    assert not is_known(provider, "None")
+
+
+@pytest.mark.parametrize("key", ["massage_id", "args", "self"])
+def test_an_unknown_parameter_is_refused_at_decoration(key: str) -> None:
+    """
+    A misspelt key is a TypeError where it is written, not at the first call; `*args` is no parameter of one value.
+    """
+
+    def answer(question: str, *args: str) -> None: ...
+
+    with pytest.raises(TypeError, match=f"answer has no parameter '{key}'"):
+        of.capture(key=key)(answer)
+
+
+@pytest.mark.parametrize("wrap", [classmethod, staticmethod])
+def test_an_unknown_parameter_of_a_wrapped_method_is_refused(wrap: Any) -> None:
+    """
+    The check looks inside of class methods and static methods.
+    """
+    with pytest.raises(TypeError, match="has no parameter 'nope'"):
+        of.capture(key="nope")(wrap(plain))
+
+
+def test_the_key_is_bound_before_the_body_runs(provider: of.FeedbackProvider) -> None:
+    """
+    While the call runs, another thread can already record feedback by its key.
+    """
+    receipts: list[of.Receipt] = []
+
+    @of.capture(key="message_id")
+    def answer(message_id: str) -> None:
+        judge = threading.Thread(
+            target=lambda: receipts.append(of.record_feedback(key="m-1", name="rating", value=True))
+        )
+        judge.start()
+        judge.join()
+
+    answer("m-1")
+
+    assert 1 == len(receipts)
+
+
+def test_two_hundred_concurrent_calls_keep_their_own_keys(provider: of.FeedbackProvider) -> None:
+    """
+    Of calls that run at the same time each key means its own call, and each call sees its own handle throughout.
+    """
+
+    @of.capture(key="message_id")
+    async def answer(message_id: str) -> tuple[str, str, str]:
+        before = of.current_handle()
+        await asyncio.sleep(0)
+        after = of.current_handle()
+        assert before is not None
+        assert after is not None
+        return message_id, before.span_id, after.span_id
+
+    async def main() -> list[tuple[str, str, str]]:
+        return await asyncio.gather(*(answer(f"m-{number}") for number in range(200)))
+
+    answered = asyncio.run(main())
+
+    assert 200 == len({own for _, own, _ in answered})
+    assert [(key, provider.handle_for_key(key).span_id) for key, _, _ in answered] == [
+        (key, before) for key, before, _ in answered
+    ]
+    assert [after for _, _, after in answered] == [before for _, before, _ in answered]
+
+
+# --- the key from the result -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_key_may_come_from_the_result(
+    is_async: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A function of the result, awaited where it must be, answers the key; `None` is none.
+    """
+
+    @of.capture(key=lambda result: result["id"])
+    def answer(given: str | None) -> dict[str, str | None]:
+        return {"id": given}
+
+    @of.capture(key=lambda result: result["id"])
+    async def answer_async(given: str | None) -> dict[str, str | None]:
+        return {"id": given}
+
+    for given in ("r-1", None):
+        drive(answer_async(given)) if is_async else answer(given)
+
+    assert span_id(spans.get_finished_spans()[0]) == provider.handle_for_key("r-1").span_id
+    assert not is_known(provider, "None")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failing_key_function_is_counted_and_never_raised(
+    is_async: bool, provider: of.FeedbackProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    The caller gets the result; the failure is one line in the log, without the text of the exception.
+    """
+
+    known: dict[str, str] = {}
+
+    @of.capture(key=known.__getitem__)
+    def answer() -> str:
+        return "an answer"
+
+    @of.capture(key=known.__getitem__)
+    async def answer_async() -> str:
+        return "an answer"
+
+    results = [drive(answer_async()) if is_async else answer() for _ in range(3)]
+
+    assert ["an answer"] * 3 == results
+    assert 3 == provider._capture_errors
+    (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "KeyError" in line.getMessage()
+    assert "an answer" not in caplog.text
+
+
+def test_a_call_that_fails_has_no_result_and_no_key(provider: of.FeedbackProvider) -> None:
+    """
+    A function of the result is not asked when there is no result.
+    """
+    asked: list[object] = []
+
+    @of.capture(key=asked.append)
+    def answer() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        answer()
+
+    assert [] == asked
+
+
+# --- nested calls ------------------------------------------------------------------------------------------------
+
+
+def test_a_nested_call_never_takes_the_key_of_the_call_around_it(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    Of two nested calls with the same key the outer one is what the key means, during both and afterwards.
+    """
+    during: list[str] = []
+
+    @of.capture(key="message_id")
+    def inner(message_id: str) -> None:
+        during.append(provider.handle_for_key(message_id).span_id)
+
+    @of.capture(key="message_id")
+    def outer(message_id: str) -> None:
+        inner(message_id)
+        during.append(provider.handle_for_key(message_id).span_id)
+
+    outer("m-1")
+
+    outer_span = spans.get_finished_spans()[-1]
+    assert [span_id(outer_span)] * 3 == [*during, provider.handle_for_key("m-1").span_id]
+
+
+def test_recursion_keeps_the_first_call(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    A function that calls itself with the same key is found by its outermost call.
+    """
+
+    @of.capture(key="message_id")
+    def answer(depth: int, message_id: str) -> int:
+        return answer(depth - 1, message_id) if depth else 0
+
+    answer(3, "m-1")
+
+    assert 4 == len(spans.get_finished_spans())
+    assert span_id(spans.get_finished_spans()[-1]) == provider.handle_for_key("m-1").span_id
+
+
+@pytest.mark.parametrize("inner_key", ["message_id", lambda result: result])
+def test_a_result_that_passes_through_belongs_to_the_outer_call(
+    inner_key: Any, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    Where an outer call learns at its end the key that an inner one has bound, the key means the outer one.
+    """
+
+    @of.capture(key=inner_key)
+    def inner(message_id: str) -> str:
+        return message_id
+
+    @of.capture(key=lambda result: result)
+    def outer() -> str:
+        return inner("m-1")
+
+    outer()
+
+    assert span_id(spans.get_finished_spans()[-1]) == provider.handle_for_key("m-1").span_id
+
+
+def test_calls_with_other_keys_inside_have_their_own(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A nested call with a key of its own is found by it.
+    """
+
+    @of.capture(key="message_id")
+    def inner(message_id: str) -> None: ...
+
+    @of.capture(key="message_id")
+    def outer(message_id: str) -> None:
+        inner("inner")
+
+    outer("outer")
+
+    assert [span_id(span) for span in spans.get_finished_spans()] == [
+        provider.handle_for_key(key).span_id for key in ("inner", "outer")
+    ]
+
+
+@pytest.mark.parametrize("target", ["call", "llm", "root"])
+def test_the_newest_call_keeps_the_key_though_an_older_one_ends_later(
+    target: Literal["call", "llm", "root"], provider: of.FeedbackProvider, tracer_provider: TracerProvider
+) -> None:
+    """
+    An answer that is asked for again gets the key, and the first call does not take it back when it ends.
+    """
+    tracer = tracer_provider.get_tracer("app")
+    handles: dict[str, of.FeedbackHandle | None] = {}
+
+    @of.capture(key="message_id", target=target)
+    def answer(name: str, message_id: str, then: Callable[[], None]) -> None:
+        handles[name] = of.current_handle()
+        then()
+        with tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
+            pass
+
+    def ask_again() -> None:
+        contextvars.Context().run(answer, "newer", "m-1", lambda: None)
+
+    answer("older", "m-1", ask_again)
+
+    newer = handles["newer"]
+    assert newer is not None
+    assert newer.trace_id == provider.handle_for_key("m-1").trace_id
+
+
+# --- what the key means at the end -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["call", "llm", "root"])
+def test_the_target_moves_the_key_at_the_end(
+    target: Literal["call", "llm", "root"],
+    provider: of.FeedbackProvider,
+    tracer_provider: TracerProvider,
+    spans: InMemorySpanExporter,
+) -> None:
+    """
+    A key means the call while it runs, then the call, the last LLM span that ended inside of it, or the local root.
+    """
+    tracer = tracer_provider.get_tracer("app")
+    during: list[str] = []
+
+    def answer(message_id: str) -> None:
+        during.append(provider.handle_for_key(message_id).span_id)
+        for name in ("chat 1", "chat 2"):
+            with tracer.start_as_current_span(name, attributes={"gen_ai.operation.name": "chat"}):
+                pass
+        with tracer.start_as_current_span("tool"):
+            pass
+
+    with tracer.start_as_current_span("server"):
+        of.capture(key="message_id", target=target)(answer)("m-1")
+
+    ids = {span.name: span_id(span) for span in spans.get_finished_spans()}
+    meant = {"call": ids["answer"], "llm": ids["chat 2"], "root": ids["server"]}
+    assert [ids["answer"]] == during
+    assert meant[target] == provider.handle_for_key("m-1").span_id
+
+
+def test_without_an_llm_span_the_target_is_the_call(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    `target="llm"` of a call in which no model was asked is the call itself.
+    """
+
+    @of.capture(key="message_id", target="llm")
+    def answer(message_id: str) -> None: ...
+
+    answer("m-1")
+
+    assert span_id(spans.get_finished_spans()[0]) == provider.handle_for_key("m-1").span_id
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_the_local_root_is_never_in_another_process(
+    is_nested: bool, provider: of.FeedbackProvider, tracer_provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A server's span whose parent came with the request is the local root; without one the call is its own.
+    """
+    remote = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=trace.TraceFlags(1)))
+
+    @of.capture(key="message_id", target="root")
+    def answer(message_id: str) -> of.FeedbackHandle | None:
+        return of.current_handle()
+
+    def serve() -> of.FeedbackHandle | None:
+        if not is_nested:
+            return answer("m-1")
+        with tracer_provider.get_tracer("server").start_as_current_span("POST /chat"):
+            return answer("m-1")
+
+    token = context.attach(trace.set_span_in_context(remote))
+    try:
+        handle = serve()
+    finally:
+        context.detach(token)
+
+    root = spans.get_finished_spans()[-1]
+    assert handle is not None
+    assert (span_id(root), span_id(root)) == (handle.root_span_id, provider.handle_for_key("m-1").span_id)
+    assert f"{0xABC:032x}" == provider.handle_for_key("m-1").trace_id
+
+
+def test_the_current_span_is_used_where_none_is_opened(
+    provider: of.FeedbackProvider, tracer_provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    `span=False` captures the span that is current, and opens and ends none.
+    """
+
+    @of.capture(key="message_id", span=False)
+    def answer(message_id: str) -> None:
+        assert trace.get_current_span().is_recording()
+
+    with tracer_provider.get_tracer("app").start_as_current_span("theirs", attributes={"user.id": "u-1"}) as theirs:
+        answer("m-1")
+        assert theirs.is_recording()
+
+    assert ["theirs"] == [span.name for span in spans.get_finished_spans()]
+    assert span_id(theirs) == provider.handle_for_key("m-1").span_id
+    assert {"user.id": "u-1"} == provider.handle_for_key("m-1").attributes
+
+
+def test_without_a_current_span_there_is_nothing_to_use(provider: of.FeedbackProvider) -> None:
+    """
+    `span=False` outside of any span captures nothing, and the call works.
+    """
+
+    @of.capture(key="message_id", span=False)
+    def answer(message_id: str) -> of.FeedbackHandle | None:
+        return of.current_handle()
+
+    assert answer("m-1") is None
+    assert not is_known(provider, "m-1")
+
+
+def test_the_handle_knows_the_end_and_the_attributes_of_its_span(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    After the call the key's handle has the span's start and end, and what the body wrote on the span.
+    """
+
+    @of.capture(key="message_id")
+    def answer(message_id: str) -> None:
+        trace.get_current_span().set_attribute("gen_ai.conversation.id", "c-1")
+
+    answer("m-1")
+
+    (span,) = spans.get_finished_spans()
+    handle = provider.handle_for_key("m-1")
+    assert (span.start_time, span.end_time, "c-1") == (
+        handle.started_at,
+        handle.ended_at,
+        handle.attributes["gen_ai.conversation.id"],
+    )
+
+
+# --- unsampled, no SDK, disabled, broken -------------------------------------------------------------------------
+
+
+class FirstOnly(Sampler):
+    """Samples the first trace and no other."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
+        self.seen += 1
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if self.seen == 1 else Decision.DROP)
+
+    def get_description(self) -> str:
+        return "FirstOnly"
+
+
+def test_an_unsampled_call_is_known_and_says_that_it_is_unsampled() -> None:
+    """
+    A call that was not sampled has ids, a key and a start; only no vendor will ever see it.
+    """
+    provider = configure(TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False))
+
+    @of.capture(key="message_id", target="root")
+    def answer(message_id: str) -> None: ...
+
+    answer("m-1")
+
+    handle = provider.handle_for_key("m-1")
+    assert (True, False) == (handle.is_valid, handle.is_sampled)
+    assert handle.started_at is not None
+
+
+def test_an_unsampled_call_is_newer_than_a_sampled_one_before() -> None:
+    """
+    A key bound again means the newest call, also where that one was not sampled and its span knows no start.
+    """
+    provider = configure(TracerProvider(sampler=FirstOnly(), shutdown_on_exit=False))
+
+    @of.capture(key="message_id")
+    def answer(message_id: str) -> None: ...
+
+    answer("m-1")
+    answer("m-1")
+
+    assert not provider.handle_for_key("m-1").is_sampled
+
+
+@pytest.mark.parametrize("has_parent", [False, True])
+def test_without_an_sdk_the_call_works_and_nothing_is_bound(has_parent: bool) -> None:
+    """
+    A tracer that records nothing passes the caller's span on: no key is bound, least of all to that span.
+    """
+    provider = configure(trace.NoOpTracerProvider())
+    remote = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(1)))
+
+    @of.capture(key="message_id")
+    def answer(message_id: str) -> of.FeedbackHandle | None:
+        return of.current_handle()
+
+    token = context.attach(trace.set_span_in_context(remote) if has_parent else context.Context())
+    try:
+        handle = answer("m-1")
+        with of.capture_span() as spanned, of.collect_handles() as collected:
+            answer("m-2")
+    finally:
+        context.detach(token)
+
+    assert (None, False, 0) == (handle, spanned.is_valid, len(collected))
+    assert not is_known(provider, "m-1")
+
+
+def test_disabled_capture_calls_straight_through(
+    tmp_path: Path, spans: InMemorySpanExporter, tracer_provider: TracerProvider
+) -> None:
+    """
+    Where feedback is disabled nothing is opened, bound or stored; results and exceptions are the function's own.
+    """
+    configure(tracer_provider, disabled=True)
+
+    with of.capture_span() as handle:
+        assert "why:m-1:False" == CALLABLES["plain"]("why", message_id="m-1")
+    with pytest.raises(TypeError):
+        CALLABLES["plain"]()
+
+    assert not handle.is_valid
+    assert () == spans.get_finished_spans()
+    assert [] == list(tmp_path.iterdir())
+
+
+class BrokenTracerProvider(trace.TracerProvider):
+    """Its tracer raises."""
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        raise RuntimeError("no tracer")
+
+
+class BrokenEnd(SpanProcessor):
+    """Raises when a span ends, as an exporter's bug does."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        raise RuntimeError("no export")
+
+
+def test_a_broken_tracer_never_reaches_the_application(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Where no span can be opened the calls go on without, each failure is counted, and one line says so.
+    """
+    provider = configure(BrokenTracerProvider())
+
+    assert "why:m-1:False" == CALLABLES["plain"]("why", message_id="m-1")
+    assert "why:m-1:False" == asyncio.run(_run(CALLABLES["coroutine"], "why", message_id="m-1"))
+    with of.capture_span() as handle:
+        assert of.current_handle() is None
+    assert not handle.is_valid
+    assert 3 == provider._capture_errors
+    assert 1 == sum("capture failed" in record.getMessage() for record in caplog.records)
+    assert of.current_handle() is None
+
+
+def test_a_broken_exporter_of_spans_costs_no_key(tracer_provider: TracerProvider) -> None:
+    """
+    Where ending the span fails, the call's result and its key are there all the same.
+    """
+    tracer_provider.add_span_processor(BrokenEnd())
+    provider = configure(tracer_provider)
+
+    @of.capture(key=lambda result: result)
+    def answer() -> str:
+        return "r-1"
+
+    with of.capture_span():
+        assert "r-1" == answer()
+
+    assert is_known(provider, "r-1")
+    assert 2 == provider._capture_errors
+    assert of.current_handle() is None
+
+
+class Stubborn:
+    """An id that has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("message_id", [Stubborn(), "", "\ud800"], ids=["stubborn", "empty", "surrogate"])
+def test_a_key_that_cannot_be_bound_leaves_nothing_behind(
+    message_id: Any, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    What is no key costs the key only: the call is captured, ends, and is not current afterwards.
+    """
+
+    @of.capture(key="message_id")
+    def answer(message_id: Any) -> bool:
+        return of.current_handle() is not None
+
+    assert answer(message_id)
+    assert of.current_handle() is None
+    assert 1 == len(spans.get_finished_spans())
+    assert provider._capture_errors > 0
+
+
+def test_capture_says_again_after_a_thousand_failures(
+    provider: of.FeedbackProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    The first failure is logged, then every thousandth, so that a hot loop does not fill the log.
+    """
+    for _ in range(1_001):
+        provider.capture_failed(ValueError("broken"))
+
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert ["(1 so far)", "(1001 so far)"] == [line[line.index("(") : line.index(")") + 1] for line in lines]
+
+
+# --- capture_span ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_block_is_captured(
+    is_async: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter, tracer_provider: TracerProvider
+) -> None:
+    """
+    The block's handle is that of its span, with the name and the attributes that were given; keys are bound by hand.
+    """
+
+    async def block() -> of.FeedbackHandle:
+        async with of.capture_span("answer", model="gpt") as handle:
+            assert handle == of.current_handle()
+            of.bind_key(handle, "m-1")
+        return handle
+
+    def sync_block() -> of.FeedbackHandle:
+        with of.capture_span("answer", model="gpt") as handle:
+            assert handle == of.current_handle()
+            of.bind_key(handle, "m-1")
+        return handle
+
+    handle = asyncio.run(block()) if is_async else sync_block()
+
+    (span,) = spans.get_finished_spans()
+    assert ("answer", {"model": "gpt"}) == (span.name, span.attributes)
+    assert [span_id(span)] * 2 == [handle.span_id, provider.handle_for_key("m-1").span_id]
+    assert of.current_handle() is None
+
+
+def test_a_block_without_a_name_has_a_plain_one(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    A block that nobody named is named after what captured it.
+    """
+    with of.capture_span():
+        pass
+
+    assert ["capture_span"] == [span.name for span in spans.get_finished_spans()]
+
+
+def test_a_failing_block_ends_as_an_error(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    The exception passes through the block, and its span has it.
+    """
+    with pytest.raises(ValueError, match="broken"), of.capture_span():
+        raise ValueError("broken")
+
+    assert [trace.StatusCode.ERROR] == [span.status.status_code for span in spans.get_finished_spans()]
+
+
+def test_one_instance_may_be_nested(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    The same object entered inside of itself is two calls, one in the other.
+    """
+    block = of.capture_span("block")
+
+    with block as outer:
+        with block as inner:
+            assert inner == of.current_handle()
+        assert outer == of.current_handle()
+
+    assert [inner.span_id, outer.span_id] == [span_id(span) for span in spans.get_finished_spans()]
+    assert outer.root_span_id == inner.root_span_id
+
+
+def test_one_instance_may_serve_many_tasks(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    Tasks that enter the same object one after the other, and leave it in that order, each end their own call.
+    """
+    block = of.capture_span("block")
+    ended: dict[str, str] = {}
+
+    async def serve(entered: asyncio.Event, leave: asyncio.Event) -> None:
+        async with block as handle:
+            entered.set()
+            await leave.wait()
+            assert handle == of.current_handle()
+        assert of.current_handle() is None
+        ended[handle.span_id] = span_id(spans.get_finished_spans()[-1])
+
+    async def main() -> None:
+        first, second, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        one = asyncio.create_task(serve(first, go))
+        await first.wait()
+        other_go = asyncio.Event()
+        other = asyncio.create_task(serve(second, other_go))
+        await second.wait()
+        go.set()
+        await one
+        other_go.set()
+        await other
+
+    asyncio.run(main())
+
+    assert 2 == len(ended)
+    assert list(ended) == list(ended.values())
+
+
+def test_a_block_left_in_another_context_ends_all_the_same(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A web framework's dependency enters a block in one context and leaves it in another: its span ends, once.
+    """
+    block = of.capture_span("block")
+    contextvars.copy_context().run(block.__enter__)
+    contextvars.copy_context().run(block.__exit__, None, None, None)
+    block.__exit__(None, None, None)
+
+    assert ["block"] == [span.name for span in spans.get_finished_spans()]
+
+
+# --- current_handle ----------------------------------------------------------------------------------------------
+
+
+def test_there_is_no_current_handle_outside(provider: of.FeedbackProvider) -> None:
+    """
+    Before, between and after captured calls there is none, in the same thread.
+    """
+    seen = [of.current_handle()]
+    for _ in range(2):
+        CALLABLES["plain"]("q", message_id="m")
+        seen.append(of.current_handle())
+
+    assert [None] * 3 == seen
+
+
+def test_a_task_that_outlives_its_call_is_outside(provider: of.FeedbackProvider) -> None:
+    """
+    A child task inherits the call it was started in, but not beyond that call's end: then it is in the one around.
+    """
+    seen: list[of.FeedbackHandle | None] = []
+
+    async def child(started: asyncio.Event, go: asyncio.Event) -> None:
+        seen.append(of.current_handle())
+        started.set()
+        await go.wait()
+        seen.append(of.current_handle())
+
+    @of.capture
+    async def inner(started: asyncio.Event, go: asyncio.Event) -> tuple[of.FeedbackHandle | None, asyncio.Task[None]]:
+        task = asyncio.create_task(child(started, go))
+        await started.wait()
+        return of.current_handle(), task
+
+    async def main() -> list[of.FeedbackHandle | None]:
+        started, go = asyncio.Event(), asyncio.Event()
+        handle, task = await inner(started, go)
+        go.set()
+        await task
+        async with of.capture_span("around") as around:
+            started, go = asyncio.Event(), asyncio.Event()
+            second, task = await inner(started, go)
+            go.set()
+            await task
+        return [handle, None, second, around]
+
+    assert asyncio.run(main()) == seen
+
+
+def test_a_reused_thread_remembers_no_call(provider: of.FeedbackProvider) -> None:
+    """
+    A pool's thread that ran a captured call, and a thread that was given a finished one's context, are in none.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(CALLABLES["plain"], "q", message_id="m-1").result()
+        after = pool.submit(of.current_handle).result()
+        with of.capture_span("block"):
+            inherited = contextvars.copy_context()
+            inside = pool.submit(inherited.run, of.current_handle).result()
+        late = pool.submit(inherited.run, of.current_handle).result()
+
+    assert (None, True, None) == (after, inside is not None, late)
+
+
+# --- collect_handles ---------------------------------------------------------------------------------------------
+
+
+def test_everything_in_a_context_is_collected_child_tasks_included(
+    provider: of.FeedbackProvider, tracer_provider: TracerProvider
+) -> None:
+    """
+    Captured calls come when they start, LLM spans when they end, tasks of the context too; `.last` is the newest.
+    """
+    tracer = tracer_provider.get_tracer("app")
+
+    @of.capture
+    async def answer() -> of.FeedbackHandle | None:
+        with tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
+            await asyncio.sleep(0)
+        return of.current_handle()
+
+    async def main() -> tuple[of.FeedbackHandle | None, list[of.FeedbackHandle], of.FeedbackHandle | None]:
+        with of.collect_handles() as collected:
+            assert collected.last is None
+            handle = await asyncio.create_task(answer())
+        await answer()
+        return handle, list(collected), collected.last
+
+    handle, collected, last = asyncio.run(main())
+
+    assert [handle, last] == collected
+    assert last is not None
+    assert "chat" == last.attributes["gen_ai.operation.name"]
+
+
+def test_another_requests_handles_are_not_collected(provider: of.FeedbackProvider) -> None:
+    """
+    Of requests that are served at the same time each collects its own, and an outer collection has all inside of it.
+    """
+
+    @of.capture
+    async def answer() -> str:
+        await asyncio.sleep(0)
+        handle = of.current_handle()
+        assert handle is not None
+        return handle.span_id
+
+    async def serve() -> tuple[list[str], list[str]]:
+        with of.collect_handles() as collected:
+            ids = [await answer(), await answer()]
+        return ids, [handle.span_id for handle in collected]
+
+    async def main() -> tuple[list[tuple[list[str], list[str]]], int]:
+        with of.collect_handles() as everything:
+            served = list(await asyncio.gather(*(serve() for _ in range(5))))
+        return served, len(everything)
+
+    served, count = asyncio.run(main())
+
+    assert [ids for ids, _ in served] == [collected for _, collected in served]
+    assert 10 == count
+
+
+def test_a_collection_shows_what_it_has(provider: of.FeedbackProvider) -> None:
+    """
+    The representation of a collection lists its handles, and it is indexed like any sequence.
+    """
+    with of.collect_handles() as collected, of.capture_span() as handle:
+        pass
+
+    assert f"<CollectedHandles [{handle!r}]>" == repr(collected)
+    assert handle == collected[0]
+
+
+# --- Braintrust's own processor ----------------------------------------------------------------------------------
+
+
+def test_captured_spans_have_what_the_destinations_want_to_see(
+    tracer_provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The first destination that asks for an attribute sets it, the caller's own wins, and the handle keeps it.
+    """
+
+    class Wishing(of.ConsoleFeedbackExporter):
+        def __init__(self, name: str, parent: str) -> None:
+            super().__init__(name=name)
+            self.span_attributes = {"braintrust.parent": parent}
+
+    of.configure(
+        exporters=[Wishing("a", "project_name:a"), Wishing("b", "project_name:b")],
+        store="memory:",
+        tracer_provider=tracer_provider,
+        settings=SETTINGS,
+    )
+    with of.capture_span() as handle:
+        pass
+    with of.capture_span(**{"braintrust.parent": "project_name:own"}) as other:
+        pass
+
+    assert ["project_name:a", "project_name:own"] == [
+        (span.attributes or {})["braintrust.parent"] for span in spans.get_finished_spans()
+    ]
+    assert ["project_name:a", "project_name:own"] == [each.attributes["braintrust.parent"] for each in (handle, other)]
+
+
+def test_what_runs_inside_of_an_ended_call_does_not_reach_it() -> None:
+    """
+    Of nested calls only those that still run are answered, innermost first.
+    """
+    handle = of.FeedbackHandle(trace.SpanContext(1, 1, is_remote=False))
+    outer = _correlate.Call(handle)
+    middle = _correlate.Call(handle, parent=outer, has_ended=True)
+    inner = _correlate.Call(handle, parent=middle)
+
+    assert [inner, outer] == list(inner.enclosing())
