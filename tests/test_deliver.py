@@ -320,12 +320,12 @@ def test_the_decisions_on_the_parts_end_the_lease(decisions: dict[str, Any], set
         (
             Work(lease_of(NOTED), held_until_unix_nano=NOW + 5),
             {},
-            Settlement("retry", {}, "held until the span has arrived", NOW + 5, counts=False),
+            Settlement("retry", {}, "held until the span has arrived", NOW + 5, counts=False, held=True),
         ),
         (
             Work(lease_of(NOTED), held_until_unix_nano=NOW + 5),
             {"comment": DELIVERED},
-            Settlement("retry", {"comment": FINE}, "held until the span has arrived", NOW + 5, counts=False),
+            Settlement("retry", {"comment": FINE}, "held until the span has arrived", NOW + 5, counts=False, held=True),
         ),
         (
             Work(lease_of(NOTED), held_until_unix_nano=NOW + 5),

@@ -513,6 +513,20 @@ class TestParking:
 
         assert {UNROUTED: "pending"} == states(provider.record(key="m-1", name="rating", value=True))
 
+    def test_an_earlier_word_comes_first_though_nobody_has_joined_it(self, make: Make) -> None:
+        """
+        Where the process that bound the key ended before it joined what waited, the next judgement does, and wins.
+        """
+        store = MemoryStore()
+        provider = make(store=store, on_unknown_key="park")
+        parked = provider.record(key="m-1", name="rating", value=True, user_id="u-1")
+        store.bind([Binding("app", "m-1", HANDLE)])
+        changed = provider.record(key="m-1", name="rating", value=False, user_id="u-1")
+
+        latest = store.latest(parked.id)
+        assert latest is not None
+        assert (changed.id, False) == (latest.id, latest.value)
+
     def test_it_goes_where_the_recording_process_meant_it_to_go(self, make: Make) -> None:
         """
         The process that binds the key may have no exporters: the judgement goes where its recorder would send it.

@@ -147,6 +147,7 @@ def settlement_of(work: Work, decisions: Mapping[str, Decision]) -> Settlement:
             reason=again[0].reason if again else "held until the span has arrived",
             due_unix_nano=min(dues),
             counts=any(decision.counts for decision in again),
+            held=not again,
         )
     return _final(work, parts)
 
@@ -241,6 +242,10 @@ class Deliverer:
         self._report(results)
         has_failed = any(isinstance(result, (RetryableFailure, Unclear, PauseDestination)) for result in results)
         return Round(len(leases), has_failed)
+
+    def release(self) -> None:
+        """Look at once at everything that is held: the spans that it waits for may have arrived."""
+        self._outbox.release(self.name)
 
     def next_due_millis(self) -> int | None:
         """Say in how many milliseconds something will be due; `None` when nothing waits."""

@@ -192,6 +192,7 @@ class FeedbackProvider:
         is_flushed = engine.correlator.flush()
         self._release(deadline)
         for deliverer in engine.deliverers:
+            deliverer.release()
             is_flushed &= self._flush(deliverer, deadline)
         for exporter in self._exporters.values():
             is_flushed &= bool(_ask(exporter, "force_flush", self._millis_until(deadline)))
@@ -493,12 +494,15 @@ class FeedbackProvider:
 
     def _handle_of_key(self, engine: _Engine, feedback: Feedback) -> FeedbackHandle | None:
         """Look a key up; a key that is not there is an error, unless it shall be parked."""
-        found = engine.correlator.find(str(feedback.key), feedback.key_kind)
-        if found:
-            return found[0]
-        if self.settings.on_unknown_key == "park":
-            return None
-        raise self._unknown_key(str(feedback.key), feedback.key_kind)
+        key, kind = str(feedback.key), feedback.key_kind
+        found = engine.correlator.find(key, kind)
+        is_parking = self.settings.on_unknown_key == "park"
+        if found and is_parking:
+            # An earlier word on the same call comes first, where the process that bound the key has not joined it yet.
+            self._join(kind or ANY_KIND, key, found[0])
+        if not found and not is_parking:
+            raise self._unknown_key(key, kind)
+        return found[0] if found else None
 
     def _unknown_key(self, key: str, kind: str | None) -> UnknownTargetError:
         return UnknownTargetError(
@@ -536,10 +540,14 @@ class FeedbackProvider:
         """Join the judgements that waited for keys that have just been bound."""
         for binding in bindings:
             for kind in (binding.kind, ANY_KIND) if binding.kind in DEFAULT_KINDS else (binding.kind,):
-                for parked in self._store.parked(kind, binding.key):
-                    self._unpark(parked, binding.handle)
+                self._join(kind, binding.key, binding.handle)
         for thread in threads:
             thread.wake()
+
+    def _join(self, kind: str, key: str, handle: FeedbackHandle) -> None:
+        """Join the judgements that wait for one key."""
+        for parked in self._store.parked(kind, key):
+            self._unpark(parked, handle)
 
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""

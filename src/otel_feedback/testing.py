@@ -570,6 +570,19 @@ class StoreContract:
         store.resume("a")
         _equal([_record(1).id], _ids(_lease(store, "a")))
 
+    def test_what_is_held_is_released(self, store: Store) -> None:
+        """A release makes due what waits for its span and nothing that waits for another try or is elsewhere."""
+        for number, destination in enumerate("aab", start=1):
+            store.put(_record(number), [destination])
+        later = self.clock.time_unix_nano() + NANOS_PER_MILLI
+        held, failed = _lease(store, "a")
+        _settle(store, held, "retry", due_unix_nano=later, held=True)
+        _settle(store, failed, "retry", due_unix_nano=later)
+        _settle(store, _lease(store, "b")[0], "retry", due_unix_nano=later, held=True)
+        store.release("a")
+
+        _equal(([held.record.id], []), (_ids(_lease(store, "a")), _ids(_lease(store, "b"))))
+
     # --- requeue ---
 
     def test_a_dead_letter_is_requeued_as_if_it_were_new(self, store: Store) -> None:

@@ -345,7 +345,7 @@ class TestRoutes:
         made = exporter(parent="project_name:chat")
         _, results = play(made.exchange(made.parts(record(value=True))), answer(200, body))
 
-        assert [RetryableFailure("HTTP 200: the look-up of the project cannot be read")] == results
+        assert [RetryableFailure("the project's id could not be looked up: HTTP 200, unreadable")] == results
 
     @pytest.mark.parametrize("status", [status for status in STATUSES if status >= 300])
     def test_a_look_up_that_fails_sinks_no_item(self, status: int) -> None:
@@ -367,7 +367,7 @@ class TestRoutes:
         made = exporter(parent="project_name:chat", comments="at_most_once")
         _, results = play(made.exchange(made.parts(record(comment="c"))), silence)
 
-        assert [RetryableFailure(f"not tried after: {silence.result.reason}")] == results
+        assert [RetryableFailure(f"the project's id could not be looked up: {silence.result.reason}")] == results
 
     @pytest.mark.parametrize("parent", ["", "chat", "project_id:chat", "experiment_id:", "project_name:", "other:1"])
     def test_a_spans_parent_of_another_form_concerns_the_span(self, parent: str) -> None:

@@ -273,13 +273,14 @@ class StoresAgree(RuleBasedStateMachine):
         parts=PARTS,
         wait_millis=st.integers(-1, 1_500),
         counts=st.booleans(),
+        held=st.booleans(),
     )
     def settle(
-        self, data: st.DataObject, event: Event, parts: dict[str, PartState], wait_millis: int, counts: bool
+        self, data: st.DataObject, event: Event, parts: dict[str, PartState], wait_millis: int, counts: bool, held: bool
     ) -> None:
         memory, sqlite = data.draw(st.sampled_from(self.leases))
         due = self.clock.time_unix_nano() + wait_millis * NANOS_PER_MILLI
-        settlement = Settlement(event, parts, reason=event, due_unix_nano=due, counts=counts)
+        settlement = Settlement(event, parts, reason=event, due_unix_nano=due, counts=counts, held=held)
         is_settled = self.memory.settle(memory, settlement)
 
         assert is_settled == self.sqlite.settle(sqlite, settlement)
@@ -311,6 +312,10 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(destination=st.sampled_from(["a", "b"]))
     def resume(self, destination: str) -> None:
         self.both(lambda store: store.resume(destination))
+
+    @rule(destination=st.sampled_from(["a", "b"]))
+    def release(self, destination: str) -> None:
+        self.both(lambda store: store.release(destination))
 
     @rule(record=RECORDS, key=st.sampled_from(["k1", "k2"]), to=st.none() | st.just(("a",)))
     def park(self, record: FeedbackRecord, key: str, to: tuple[str, ...] | None) -> None:

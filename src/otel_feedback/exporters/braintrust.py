@@ -257,13 +257,13 @@ class BraintrustExporter(HTTPFeedbackExporter):
         try:
             response = yield self.request("GET", "/v1/project", project_name=name)
         except NoAnswer as silence:
-            return not_tried(silence.result)
+            return _look_up_failed(silence.result)
         if not response.is_success:
             result = self._judge(response)
-            return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else not_tried(result)
+            return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else _look_up_failed(result)
         projects = _projects_of(json_of(response))
         if projects is None:
-            return RetryableFailure(f"{self._judge(response).reason}: the look-up of the project cannot be read")
+            return _look_up_failed(Success(f"{self._judge(response).reason}, unreadable"))
         for project in projects:
             if isinstance(project, dict) and project.get("name") == name and _is_uuid(str(project.get("id"))):
                 return str(project["id"])
@@ -355,6 +355,14 @@ def _item(part: Part) -> Mapping[str, Any]:
         "metadata": {"feedback_id": part.record.id, "retracted": True},
         "source": part.body["source"],
     }
+
+
+def _look_up_failed(result: Result) -> Result:
+    """Say that nothing was sent, because it is not known where to; a pause stays one."""
+    if isinstance(result, PauseDestination):
+        return result
+    wait_millis = getattr(result, "retry_after_millis", None)
+    return RetryableFailure(f"the project's id could not be looked up: {result.reason}", wait_millis)
 
 
 def _projects_of(answer: Any) -> list[Any] | None:

@@ -88,7 +88,8 @@ class Lease:
 class Settlement:
     """How a lease ends: an event of `TRANSITIONS`, and for `retry` when the record is due again.
 
-    `counts` says whether it was an attempt: being held back or paused is none.
+    `counts` says whether it was an attempt: being held back or paused is none. What is `held` waits for nothing but its
+    span, so that `release` may bring it forward.
     """
 
     event: Event
@@ -96,6 +97,7 @@ class Settlement:
     reason: str | None = None
     due_unix_nano: int = 0
     counts: bool = True
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,10 @@ class Outbox(Protocol):
 
     def resume(self, destination: str) -> None:
         """End a pause."""
+        ...
+
+    def release(self, destination: str) -> None:
+        """Make due now what is pending at a destination and was settled as held."""
         ...
 
     def requeue(self, record_id: str, destination: str) -> bool:

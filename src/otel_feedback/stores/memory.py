@@ -41,6 +41,7 @@ class _Delivery:
     fence: int = 0
     attempts: int = 0
     parts: Mapping[str, PartState] = field(default_factory=dict)
+    held: bool = False
 
     @property
     def waits(self) -> bool:
@@ -191,6 +192,7 @@ class MemoryStore:
             delivery.attempts += settlement.counts
             delivery.reason = settlement.reason
             delivery.parts = dict(settlement.parts)
+            delivery.held = settlement.held
             # The newer revisions as well, which could not go before it.
             for waiting in self._of(lease.record.id, lease.destination):
                 self._note_due(waiting)
@@ -211,6 +213,15 @@ class MemoryStore:
         """End a pause."""
         with self._lock:
             self._pauses.pop(destination, None)
+
+    def release(self, destination: str) -> None:
+        """Make due now what was settled as held."""
+        now = self._clock.time_unix_nano()
+        with self._lock:
+            for delivery in self._outbox.deliveries.values():
+                if delivery.held and delivery.destination == destination and delivery.state == "pending":
+                    delivery.due, delivery.held = now, False
+                    self._note_due(delivery)
 
     def requeue(self, record_id: str, destination: str) -> bool:
         """Make a dead delivery pending again, or superseded where a newer judgement came since."""

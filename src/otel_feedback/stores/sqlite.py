@@ -76,10 +76,12 @@ CREATE TABLE deliveries (
     attempts INTEGER NOT NULL DEFAULT 0,
     reason TEXT,
     parts TEXT,
+    held INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (destination, sequence)
 ) WITHOUT ROWID;
 CREATE INDEX deliveries_by_id ON deliveries (id, destination, sequence);
 CREATE INDEX deliveries_due ON deliveries (destination, due, sequence) WHERE state IN ('pending', 'leased');
+CREATE INDEX deliveries_held ON deliveries (destination) WHERE held = 1;
 CREATE TABLE pauses (destination TEXT PRIMARY KEY, until INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE parked (
     id TEXT PRIMARY KEY,
@@ -129,7 +131,8 @@ SELECT r.retracts FROM deliveries AS d JOIN records AS r ON r.sequence = d.seque
 WHERE d.id = ? AND d.destination = ? AND d.sequence > ? ORDER BY d.sequence DESC LIMIT 1
 """
 SETTLE = """
-UPDATE deliveries SET state = ?, due = ?, attempts = ?, reason = ?, parts = ? WHERE destination = ? AND sequence = ?
+UPDATE deliveries SET state = ?, due = ?, attempts = ?, reason = ?, parts = ?, held = ?
+WHERE destination = ? AND sequence = ?
 """
 NEXT_DUE = """
 SELECT d.due FROM deliveries AS d
@@ -155,6 +158,7 @@ INSERT INTO pauses (destination, until, reason) VALUES (?, ?, ?)
 ON CONFLICT (destination) DO UPDATE SET until = excluded.until, reason = excluded.reason
 """
 PAUSES = "SELECT destination, until, reason FROM pauses WHERE until > ?"
+RELEASE = "UPDATE deliveries SET due = ?, held = 0 WHERE destination = ? AND held = 1 AND state = 'pending'"
 RESUME = "DELETE FROM pauses WHERE destination = ?"
 
 WAITING = "SELECT sequence, id, accepted_at FROM deliveries WHERE destination = ? AND state = 'pending'"
@@ -447,6 +451,7 @@ class SQLiteStore:
                     lease.attempts + settlement.counts,
                     settlement.reason,
                     _parts_to_json(settlement.parts),
+                    settlement.held,
                     *place,
                 ),
             )
@@ -468,6 +473,12 @@ class SQLiteStore:
         """End a pause."""
         with self._transaction() as connection:
             connection.execute(RESUME, (destination,))
+
+    def release(self, destination: str) -> None:
+        """Make due now what was settled as held."""
+        now = self._clock.time_unix_nano()
+        with self._transaction() as connection:
+            connection.execute(RELEASE, (now, destination))
 
     def requeue(self, record_id: str, destination: str) -> bool:
         """Make a dead delivery pending again, or superseded where a newer judgement came since."""
