@@ -63,7 +63,9 @@ def test_configuring_again_replaces_and_stops_the_one_before() -> None:
     assert after is of.get_feedback_provider()
     assert before._is_shut_down
     assert ["otel-feedback-correlate", "otel-feedback-deliver-second"] == sorted(
-        thread.name for thread in threading.enumerate() if thread.name.startswith("otel-feedback")
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("otel-feedback-correlate", "otel-feedback-deliver"))
     )
     assert 1 == len(relays)
 
@@ -80,6 +82,18 @@ def test_the_same_exporter_and_store_may_be_configured_again() -> None:
 
     assert provider.force_flush(10_000)
     assert [first.id, second.id] == [record.id for record in exporter.records]
+
+
+def test_only_the_current_provider_sees_the_spans_of_the_tracer_provider() -> None:
+    """
+    A provider that is used as an object leaves the application's tracing alone until it is made the current one.
+    """
+    tracer_provider = TracerProvider(shutdown_on_exit=False)
+    with of.FeedbackProvider(exporters=[], store="memory:", tracer_provider=tracer_provider, settings=SETTINGS) as own:
+        before = tracer_provider._active_span_processor._span_processors
+        of.set_feedback_provider(own)
+
+        assert ((), (processor.RELAY,)) == (before, tracer_provider._active_span_processor._span_processors)
 
 
 class Keyless(InMemoryFeedbackExporter):
@@ -133,7 +147,11 @@ def test_a_failing_start_gives_back_what_it_took() -> None:
 
     assert exporter.was_shut_down
     assert repr(store).endswith("closed>")
-    assert [] == [thread.name for thread in threading.enumerate() if thread.name.startswith("otel-feedback")]
+    assert [] == [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("otel-feedback-correlate", "otel-feedback-deliver"))
+    ]
 
 
 def test_a_process_that_only_records_needs_no_keys() -> None:

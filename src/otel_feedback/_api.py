@@ -55,6 +55,8 @@ def get_feedback_provider() -> FeedbackProvider:
 
 def set_feedback_provider(provider: FeedbackProvider | None) -> None:
     """Make a provider the global one, or none; the one before is shut down."""
+    if provider is not None:
+        provider.see_spans()
     before = cast("FeedbackProvider | None", _active.put(provider))
     if before is not None and before is not provider:
         before.shutdown()

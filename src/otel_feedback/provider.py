@@ -148,7 +148,7 @@ class FeedbackProvider:
     # --- life cycle ---
 
     def start(self) -> Self:
-        """Open the store, see the tracer provider's spans, and start to deliver; does nothing when it is started.
+        """Open the store and start to deliver; does nothing when it is started.
 
         Raises:
             StoreError: when the store cannot be used.
@@ -248,7 +248,6 @@ class FeedbackProvider:
     def _start_engine(self) -> _Engine:
         """Open the store and start what runs in this process."""
         self._store.open()
-        self._see_spans()
         deliverers = [self._deliverer(exporter) for exporter in self._exporters.values()]
         threads: list[DeliveryThread] = []
         if self._delivers and not self._is_shut_down:
@@ -572,8 +571,7 @@ class FeedbackProvider:
     @property
     def tracer(self) -> Tracer:
         """What opens the spans of captured calls."""
-        if not self._sees_spans:
-            self._see_spans()
+        self.see_spans()
         if self._tracer is None:
             self._tracer = trace.get_tracer("otel_feedback", tracer_provider=self._tracer_provider)
         return self._tracer
@@ -619,9 +617,14 @@ class FeedbackProvider:
                 "capture failed (%d so far), the application was not disturbed: %s", self._capture_errors, where(error)
             )
 
-    def _see_spans(self) -> None:
-        """Install the relay, as soon as there is a tracer provider that can take it."""
-        self._sees_spans = processor.install(self._tracer_provider or trace.get_tracer_provider())
+    def see_spans(self) -> None:
+        """Let the tracer provider's spans be seen by whichever provider is the current one, once there is one to see.
+
+        `configure()` and `set_feedback_provider()` do it. A provider that is not the current one sees the spans of the
+        pipelines that its `span_processor` is in.
+        """
+        if not self._sees_spans and not self.is_disabled:
+            self._sees_spans = processor.install(self._tracer_provider or trace.get_tracer_provider())
 
 
 # --- composition -------------------------------------------------------------------------------------------------
@@ -653,7 +656,9 @@ def _ask(whom: object, what: str, *arguments: object) -> object:
 
 def start_from_environment() -> FeedbackProvider:
     """Make and start the provider that the environment describes."""
-    return FeedbackProvider().start()
+    provider = FeedbackProvider().start()
+    provider.see_spans()
+    return provider
 
 
 def _load(names: Iterable[str]) -> list[FeedbackExporter]:

@@ -263,7 +263,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
             return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else _look_up_failed(result)
         projects = _projects_of(json_of(response))
         if projects is None:
-            return _look_up_failed(Success(f"{self._judge(response).reason}, unreadable"))
+            return _look_up_failed(Unclear(f"{self._judge(response).reason}, unreadable"))
         for project in projects:
             if isinstance(project, dict) and project.get("name") == name and _is_uuid(str(project.get("id"))):
                 return str(project["id"])
