@@ -7,7 +7,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import otel_feedback as of
-from otel_feedback.exporters._http import Exchange
 
 
 class WebhookExporter(of.HTTPFeedbackExporter):
@@ -21,15 +20,14 @@ class WebhookExporter(of.HTTPFeedbackExporter):
         line = f"{record.name}: {record.value} {record.comment or ''}".strip()
         return [of.Part(record=record, kind="line", body={"text": line}, carries=frozenset({"value", "comment"}))]
 
-    def exchange(self, parts: Sequence[of.Part]) -> Exchange[Sequence[of.Result]]:
-        results = []
-        for part in parts:
-            if part.action == "create":
-                response = yield self.request("POST", "/hook", part.body)
-                results.append(self.result(response))
-            else:
-                results.append(of.Skipped("a line in a chat cannot be changed"))
-        return results
+    def exchange(self, parts: Sequence[of.Part]) -> of.Exchange[Sequence[of.Result]]:
+        return of.one_by_one(parts, self.post)
+
+    def post(self, part: of.Part) -> of.Exchange[of.Result]:
+        if part.action != "create":
+            return of.Skipped("a line in a chat cannot be changed")
+        response = yield self.request("POST", "/hook", part.body)
+        return self.result(response)
 
 
 def main() -> None:

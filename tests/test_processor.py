@@ -155,20 +155,19 @@ def test_below_a_span_that_nobody_saw_the_parent_is_the_root(
     assert [span_id(before)] == [handle.root_span_id for handle in collected]
 
 
-def test_spans_that_nobody_ends_do_not_fill_the_memory(tracer: trace.Tracer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_that_nobody_ends_do_not_fill_the_memory(tracer: trace.Tracer) -> None:
     """
-    Beyond the limit the oldest span is forgotten, as are the oldest that have ended.
+    At the limit the oldest span is forgotten for the new one, as is the oldest that has ended.
     """
-    monkeypatch.setattr(processor, "MAX_LIVE_SPANS", 3)
-    monkeypatch.setattr(_correlate, "MAX_LIVE_SPANS", 2)
-    spans = [tracer.start_span("leaked") for _ in range(5)]
-    live = list(_correlate.LIVE)
-    ended = [call_model(tracer).get_span_context().span_id for _ in range(3)]
+    forgotten = _correlate.LiveSpan(0, None, ())
+    _correlate.LIVE.update(dict.fromkeys(range(_correlate.MAX_LIVE_SPANS), forgotten))
+    _correlate.ENDED.update(dict.fromkeys(range(_correlate.MAX_LIVE_SPANS)))
+    with tracer.start_as_current_span("new") as span:
+        live = list(_correlate.LIVE)
+    ended = call_model(tracer).get_span_context().span_id
 
-    assert [span.get_span_context().span_id for span in spans[2:]] == live
-    assert ended[1:] == list(_correlate.ENDED)
-    for span in spans:
-        span.end()
+    assert [*range(1, _correlate.MAX_LIVE_SPANS), span.get_span_context().span_id] == live
+    assert [*range(1, _correlate.MAX_LIVE_SPANS), ended] == list(_correlate.ENDED)
 
 
 # --- nobody notices ----------------------------------------------------------------------------------------------

@@ -46,13 +46,13 @@ if TYPE_CHECKING:
         Success,
         Unclear,
     )
-    from otel_feedback.exporters._http import HTTPFeedbackExporter, HTTPOptions
+    from otel_feedback.exporters._http import Exchange, HTTPFeedbackExporter, HTTPOptions, one_by_one
     from otel_feedback.exporters.braintrust import BraintrustExporter
     from otel_feedback.exporters.console import ConsoleFeedbackExporter
     from otel_feedback.exporters.orq import OrqExporter
     from otel_feedback.exporters.otlp import OTLPFeedbackExporter
     from otel_feedback.exporters.weave import WeaveExporter
-    from otel_feedback.instrumentor import FeedbackInstrumentor
+    from otel_feedback.instrumentor import FeedbackInstrumentor as FeedbackInstrumentor
     from otel_feedback.provider import FeedbackProvider
     from otel_feedback.stores import CorrelationStore, Outbox, Store
     from otel_feedback.stores.memory import MemoryStore
@@ -99,7 +99,7 @@ _HOMES = {
         "Success",
         "Unclear",
     ),
-    "exporters._http": ("HTTPFeedbackExporter", "HTTPOptions"),
+    "exporters._http": ("Exchange", "HTTPFeedbackExporter", "HTTPOptions", "one_by_one"),
     "exporters.braintrust": ("BraintrustExporter",),
     "exporters.console": ("ConsoleFeedbackExporter",),
     "exporters.orq": ("OrqExporter",),
@@ -114,17 +114,18 @@ _HOMES = {
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
+# All names but `FeedbackInstrumentor`, which needs an extra: `import *` works without it.
 __all__ = [
     "BraintrustExporter",
     "ConfigurationError",
     "ConsoleFeedbackExporter",
     "CorrelationStore",
     "DeliveryStatus",
+    "Exchange",
     "Feedback",
     "FeedbackError",
     "FeedbackExporter",
     "FeedbackHandle",
-    "FeedbackInstrumentor",
     "FeedbackProvider",
     "FeedbackRecord",
     "FeedbackSpanProcessor",
@@ -163,6 +164,7 @@ __all__ = [
     "current_handle",
     "get_feedback_provider",
     "install",
+    "one_by_one",
     "record_feedback",
     "record_many",
     "retract_feedback",
@@ -181,4 +183,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return __all__
+    return sorted(_HOME_OF)

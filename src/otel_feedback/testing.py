@@ -657,6 +657,15 @@ class StoreContract:
         _equal([_record(1).id, _record(2).id, _record(3).id], sorted(_ids(_lease(store, "a"))))
         _equal(DestinationStats(recorded=5, pending=3, superseded=1, retracted=1), _account(store, "a"))
 
+    def test_a_routed_record_supersedes_what_is_pending(self, store: Store) -> None:
+        """Where an older revision is still pending, the routed one takes its place, or takes it back."""
+        store.put_many([Entry(_record(1), ["a"]), Entry(_record(1, value=False), [UNROUTED])])
+        store.put_many([Entry(_record(2), ["a"]), Entry(_retraction(2), [UNROUTED])])
+        store.route(["a"])
+
+        _equal([False, None], [lease.record.value for lease in _lease(store, "a")])
+        _equal(DestinationStats(recorded=4, pending=2, superseded=1, retracted=1), _account(store, "a"))
+
     def test_a_record_is_not_routed_to_where_it_goes_already(self, store: Store) -> None:
         """A destination that has a record keeps its one delivery of it."""
         store.put(_record(1), [UNROUTED, "a"])

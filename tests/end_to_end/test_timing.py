@@ -19,7 +19,9 @@ EXPORTERS = "orq,braintrust,weave"
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """Vendors that refuse or overwrite what comes before its span."""
-    with Sandbox(port=0, switches=Switches(orq_missing_trace="refuse", braintrust_early_feedback="overwrite")) as running:
+    with Sandbox(
+        port=0, switches=Switches(orq_missing_trace="refuse", braintrust_early_feedback="overwrite")
+    ) as running:
         yield running
 
 

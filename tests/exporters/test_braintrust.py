@@ -213,6 +213,58 @@ class TestItems:
         assert {"value", "correction"} == part.carries
 
 
+class TestLabels:
+    """Labels go to the audit log, and where a table says so, further."""
+
+    def test_a_label_is_in_the_audit_log_only(self):
+        """
+        Without a table a label is in the metadata, and is neither a score nor a tag.
+        """
+        (part,) = exporter().parts(record(name="tone", value="warm"))
+
+        assert ("value", "warm") == (part.kind, part.body["metadata"]["tone"])
+        assert {"value": {}} == items(exporter(), name="tone", value="warm")
+
+    def test_a_table_turns_a_label_into_a_score(self):
+        """
+        A label that the table has is a score under the judgement's name; one that it has not stays without.
+        """
+        made = exporter(labels={"tone": {"warm": 1, "cold": 0.0}})
+
+        assert {"tone": 1} == items(made, name="tone", value="warm")["value"]["scores"]
+        assert {"tone": 0.0} == items(made, name="tone", value="cold")["value"]["scores"]
+        assert "scores" not in items(made, name="tone", value="odd")["value"]
+        assert "scores" not in items(made, name="tone", value=["warm", "cold"])["value"]
+        assert "scores" not in items(made, name="mood", value="warm")["value"]
+
+    @pytest.mark.parametrize(("value", "tags"), [("billing", ["t", "billing"]), (["a", "t"], ["t", "a"])])
+    def test_labels_go_among_the_tags(self, value: Any, tags: list[str]):
+        """
+        Labels of a name that goes to the tags stand behind the judgement's own tags, each once.
+        """
+        found = items(exporter(labels={"topic": "tags"}), name="topic", value=value, tags=["t"])
+
+        assert tags == found["tags"]["tags"]
+
+    def test_another_persons_label_counts_by_the_table_as_well(self):
+        """
+        Taking a judgement back leaves the score that the table gives to the label that still stands.
+        """
+        made = exporter(labels={"tone": {"warm": 1, "cold": 0}})
+        mine = made.parts(record(name="tone", value="warm"))
+        requests, _ = play(made.exchange(taken_back(mine, record(name="tone", value="cold"))), answer())
+
+        assert [[{"tone": 0}]] == [[item["scores"] for item in batch] for batch in batches(requests)]
+
+    @pytest.mark.parametrize("place", ["tag", {"warm": 1.5}, {"warm": -0.1}])
+    def test_a_place_that_is_none_is_refused(self, place: Any):
+        """
+        Labels go to the tags, or to scores between 0 and 1, and the error names which name was wrong.
+        """
+        with pytest.raises(ConfigurationError, match=r"labels\['tone'\]"):
+            exporter(labels={"tone": place})
+
+
 class TestRows:
     def test_the_row_is_the_span_and_of_tags_the_root(self) -> None:
         """

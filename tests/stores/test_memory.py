@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,7 @@ def test_a_forked_child_knows_the_keys_and_leaves_the_outbox_to_its_parent(make_
     with store._lock:
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # a child that hangs ends all the same
             found = len(store.find(APP, "m-1")), len(store.lease("a", limit=1, duration_millis=1)), len(store.stats())
             is_free = store._lock.acquire(blocking=False)
             os._exit(0 if (found, is_free) == ((1, 0, 0), True) else 1)

@@ -284,6 +284,7 @@ def in_child(act: Callable[[], str], user: int | None = None) -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(30)  # a child that hangs ends all the same
         try:
             if user is not None and os.getuid() == 0:
                 os.setuid(user)
@@ -646,6 +647,7 @@ def test_a_forked_child_writes_what_outlives_its_parents_connection(path: Path, 
     heard, hearing = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(30)
         store.put(make_record(2), ["a"])
         os.write(hearing, b"2")
         os.read(told, 1)

@@ -8,8 +8,9 @@ file does no I/O.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
@@ -75,6 +76,9 @@ HINTS: Mapping[int, str] = {
 }
 
 
+LabelPlace = Literal["tags"] | Mapping[str, float]
+
+
 class BraintrustNative(TypedDict, total=False):
     """What `native={"braintrust": …}` may set: every published field but the row's id."""
 
@@ -107,6 +111,10 @@ class BraintrustExporter(HTTPFeedbackExporter):
 
         tags_on: tags go to the `root` row of the trace, which the list of traces filters by, or to the `span`.
 
+        labels: where the labels of a name go besides the audit log: `"tags"`, or a table from each label to a score
+            between 0 and 1, as in `{"tone": {"warm": 1, "cold": 0}, "topic": "tags"}`. Several labels at once have no
+            one score.
+
         options: timeouts and transport.
     """
 
@@ -120,6 +128,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
         hold_millis: int | None = None,
         comments: Literal["at_least_once", "at_most_once"] = "at_least_once",
         tags_on: Literal["root", "span"] = "root",
+        labels: Mapping[str, LabelPlace] = MappingProxyType({}),
         options: HTTPOptions | None = None,
     ) -> None:
         super().__init__(name=name, base_url=base_url or env.read(env.BRAINTRUST_API_URL), options=options)
@@ -128,6 +137,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
         self.hold_millis = _hold_millis(hold_millis)
         self.comments = comments
         self.tags_on = tags_on
+        self.labels = _check_labels(labels)
         self._project_ids: dict[str, str] = {}
 
     @property
@@ -157,15 +167,32 @@ class BraintrustExporter(HTTPFeedbackExporter):
         """
         native = native_fields(record, self.name, BraintrustNative)
         found: dict[str, dict[str, Any]] = {}
-        value = _value_item(record, native)
+        value = _value_item(record, native, self._score_of(record))
         if value or record.value is not None:
             found["value"] = value
         if comment := native.get("comment", record.comment):
             found["comment"] = {"comment": comment}
-        if tags := native.get("tags", record.tags):
+        if tags := (*native.get("tags", record.tags), *self._labels_as_tags(record)):
             found["tags"] = {"tags": list(dict.fromkeys(tags))}
         first = next(iter(found), None)
         return [self._part(record, kind, said, native, is_first=kind == first) for kind, said in found.items()]
+
+    def _score_of(self, record: FeedbackRecord) -> float | None:
+        """Find a value's score: its place on the scale, or what the table says of a label."""
+        table = self.labels.get(record.name)
+        if isinstance(record.value, str) and isinstance(table, Mapping):
+            return table.get(record.value)
+        return record.fraction
+
+    def _length_of(self, part: Part) -> int:
+        """Measure what an item adds to a request's body."""
+        return len(pydantic_core.to_json(_item(part, self._score_of))) + len(",")
+
+    def _labels_as_tags(self, record: FeedbackRecord) -> tuple[str, ...]:
+        """Answer the labels that go among the tags."""
+        if self.labels.get(record.name) != "tags":
+            return ()
+        return record.value if isinstance(record.value, tuple) else (str(record.value),)
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """Send what goes to one place together; no row twice in one request, and in order."""
@@ -176,7 +203,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
             if part.action == "retract" and "scores" not in part.body
         }
         failed: dict[str, Result] = {}
-        for batch in _batches([(number, part) for number, part in numbered if number not in results]):
+        for batch in _batches([(number, part) for number, part in numbered if number not in results], self._length_of):
             route = batch[0][1].route
             if route in failed:
                 # A row's later feedback must not overtake what failed.
@@ -225,7 +252,9 @@ class BraintrustExporter(HTTPFeedbackExporter):
             path = yield from self._path_of(batch[0][1].route)
             if not isinstance(path, str):
                 return {number: path for number, _ in batch}
-            response = yield self.request("POST", path, {"feedback": [_item(part) for _, part in batch]})
+            response = yield self.request(
+                "POST", path, {"feedback": [_item(part, self._score_of) for _, part in batch]}
+            )
         except NoAnswer as silence:
             return {number: self._with_policy(part, silence.result) for number, part in batch}
         if response.status_code in (400, 413, 422) and len(batch) > 1:
@@ -314,10 +343,21 @@ def _hold_millis(given: int | None) -> int:
     return given
 
 
-def _value_item(record: FeedbackRecord, native: Mapping[str, Any]) -> dict[str, Any]:
-    """Write what may be repeated: the score and the expected output; a label has no place here."""
+def _check_labels(labels: Mapping[str, LabelPlace]) -> Mapping[str, LabelPlace]:
+    """Refuse a place for labels that Braintrust does not have."""
+    for name, place in labels.items():
+        is_table = isinstance(place, Mapping) and all(0 <= score <= 1 for score in place.values())
+        if place != "tags" and not is_table:
+            raise ConfigurationError(
+                f"labels[{name!r}] must be 'tags' or a table from labels to scores between 0 and 1", setting="labels"
+            )
+    return MappingProxyType(dict(labels))
+
+
+def _value_item(record: FeedbackRecord, native: Mapping[str, Any], score: float | None) -> dict[str, Any]:
+    """Write what may be repeated: the score and the expected output."""
     item: dict[str, Any] = {}
-    scores = {} if record.fraction is None else {record.name: record.fraction}
+    scores = {} if score is None else {record.name: score}
     if scores := {**scores, **native.get("scores", {})}:
         item["scores"] = scores
     expected = native.get("expected", record.correction)
@@ -337,7 +377,7 @@ def _metadata(record: FeedbackRecord) -> dict[str, Any]:
     return found
 
 
-def _item(part: Part) -> Mapping[str, Any]:
+def _item(part: Part, score_of: Callable[[FeedbackRecord], float | None]) -> Mapping[str, Any]:
     """Write the item for what is asked; a score is taken back by another person's in its place, or by none."""
     if part.action == "create":
         return part.body
@@ -348,7 +388,7 @@ def _item(part: Part) -> Mapping[str, Any]:
     stands = part.record.stands
     scores = dict.fromkeys(part.body["scores"])
     if part.record.name in scores and stands is not None:
-        scores[part.record.name] = stands.fraction
+        scores[part.record.name] = score_of(stands)
     return {
         "id": part.body["id"],
         "scores": scores,
@@ -383,14 +423,14 @@ class _Batch:
         return len(self.parts) < MAX_BATCH_ITEMS and self.size + length <= MAX_BATCH_BYTES
 
 
-def _batches(numbered: Sequence[tuple[int, Part]]) -> list[list[tuple[int, Part]]]:
+def _batches(numbered: Sequence[tuple[int, Part]], length_of: Callable[[Part], int]) -> list[list[tuple[int, Part]]]:
     """Cut parts into requests: one place each, within the limits, and of each row one part a request, in order."""
     by_route: dict[str, list[_Batch]] = {}
     last_of_row: dict[tuple[str, str], int] = {}
     for number, part in numbered:
         batches = by_route.setdefault(part.route, [])
         row = (part.route, part.body["id"])
-        length = len(pydantic_core.to_json(_item(part))) + len(",")
+        length = length_of(part)
         at = last_of_row.get(row, -1) + 1
         while at < len(batches) and not batches[at].has_room(length):
             at += 1

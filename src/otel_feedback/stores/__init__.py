@@ -234,7 +234,8 @@ class Outbox(Protocol):
     def route(self, destinations: Sequence[str]) -> int:
         """Give the records that wait as unrouted to these destinations; say how many there were.
 
-        Where a newer revision went directly, the routed one is superseded or retracted; to nobody, nothing is routed.
+        It keeps the judgement's order: an older revision that is pending there is superseded or retracted, as is the
+        routed one where a newer went directly. To nobody, nothing is routed.
         """
         ...
 

@@ -142,9 +142,7 @@ class MemoryStore:
         ids[record.id] = None
         sequence = next(self._outbox.sequences)
         for destination in entry.destinations:
-            for older in self._of(record.id, destination):
-                if older.state == "pending":
-                    older.state = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
+            self._replace_pending(record, destination)
             reason = entry.skipped.get(destination)
             state = TRANSITIONS["recorded", "accept" if reason is None else "skip"]
             self._add(_Delivery(record, sequence, destination, state, now, now, reason))
@@ -251,11 +249,15 @@ class MemoryStore:
             return len(waiting)
 
     def _route(self, delivery: _Delivery) -> None:
-        """Let a record that waited go to a destination that it does not go to already."""
-        if (delivery.destination, delivery.sequence) not in self._outbox.deliveries:
-            event = self._event_after_newer(delivery)
-            delivery.state = delivery.state if event is None else TRANSITIONS["pending", event]
-            self._add(delivery)
+        """Let a record that waited go to a destination that it does not go to already, in its judgement's order."""
+        if (delivery.destination, delivery.sequence) in self._outbox.deliveries:
+            return
+        event = self._event_after_newer(delivery)
+        if event is None:  # then whatever is pending there is older
+            self._replace_pending(delivery.record, delivery.destination)
+        else:
+            delivery.state = TRANSITIONS["pending", event]
+        self._add(delivery)
 
     def latest(self, record_id: str) -> FeedbackRecord | None:
         """Answer the newest record under an id."""
@@ -341,6 +343,12 @@ class MemoryStore:
             return True
 
     # --- helpers, under the lock ---
+
+    def _replace_pending(self, record: FeedbackRecord, destination: str) -> None:
+        """Take what is pending of a judgement out of the way of a newer revision."""
+        for older in self._of(record.id, destination):
+            if older.state == "pending":
+                older.state = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
 
     def _add(self, delivery: _Delivery) -> None:
         self._outbox.deliveries[delivery.destination, delivery.sequence] = delivery

@@ -161,7 +161,10 @@ PAUSES = "SELECT destination, until, reason FROM pauses WHERE until > ?"
 RELEASE = "UPDATE deliveries SET due = ?, held = 0 WHERE destination = ? AND held = 1 AND state = 'pending'"
 RESUME = "DELETE FROM pauses WHERE destination = ?"
 
-WAITING = "SELECT sequence, id, accepted_at FROM deliveries WHERE destination = ? AND state = 'pending'"
+WAITING = """
+SELECT d.sequence, d.id, d.accepted_at, r.retracts FROM deliveries AS d JOIN records AS r ON r.sequence = d.sequence
+WHERE d.destination = ? AND d.state = 'pending'
+"""
 IS_AT = "SELECT 1 FROM deliveries WHERE destination = ? AND sequence = ?"
 STOP_WAITING = "DELETE FROM deliveries WHERE destination = ? AND state = 'pending'"
 
@@ -399,7 +402,7 @@ class SQLiteStore:
                 record_to_json(record),
             ),
         ).lastrowid
-        replaced = TRANSITIONS["pending", "retract" if record.retracts else "supersede"]
+        replaced = _replaced(retracts=record.retracts)
         for destination in dict.fromkeys(entry.destinations):
             if revision:
                 connection.execute(REPLACE_PENDING, (replaced, record.id, destination))
@@ -503,9 +506,9 @@ class SQLiteStore:
         with self._transaction() as connection:
             waiting = connection.execute(WAITING, (UNROUTED,)).fetchall()
             connection.execute(STOP_WAITING, (UNROUTED,))
-            for sequence, record_id, accepted_at in waiting:
+            for sequence, record_id, accepted_at, retracts in waiting:
                 for destination in given:
-                    _route(connection, (destination, sequence, record_id), accepted_at)
+                    _route(connection, (destination, sequence, record_id), accepted_at, retracts=retracts)
             return len(waiting)
 
     def latest(self, record_id: str) -> FeedbackRecord | None:
@@ -590,13 +593,21 @@ def _scalar(connection: sqlite3.Connection, sql: str, parameters: Sequence[objec
     return None if row is None else row[0]
 
 
-def _route(connection: sqlite3.Connection, place: tuple[str, int, str], accepted_at: int) -> None:
-    """Let a record that waited go to a destination that it does not go to already."""
+def _route(connection: sqlite3.Connection, place: tuple[str, int, str], accepted_at: int, *, retracts: bool) -> None:
+    """Let a record that waited go to a destination that it does not go to already, in its judgement's order."""
     destination, sequence, record_id = place
-    if _scalar(connection, IS_AT, (destination, sequence)) is None:
-        event = _event_after_newer(connection, record_id, destination, sequence)
-        state = "pending" if event is None else TRANSITIONS["pending", event]
-        connection.execute(INSERT_DELIVERY, (*place, state, accepted_at, accepted_at, None))
+    if _scalar(connection, IS_AT, (destination, sequence)) is not None:
+        return
+    event = _event_after_newer(connection, record_id, destination, sequence)
+    if event is None:  # then whatever is pending there is older
+        connection.execute(REPLACE_PENDING, (_replaced(retracts=retracts), record_id, destination))
+    state = "pending" if event is None else TRANSITIONS["pending", event]
+    connection.execute(INSERT_DELIVERY, (*place, state, accepted_at, accepted_at, None))
+
+
+def _replaced(*, retracts: bool) -> str:
+    """Name the state of what is pending when a newer revision comes."""
+    return TRANSITIONS["pending", "retract" if retracts else "supersede"]
 
 
 def _event_after_newer(connection: sqlite3.Connection, record_id: str, destination: str, sequence: int) -> str | None:
