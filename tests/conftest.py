@@ -33,7 +33,7 @@ def _no_provider() -> Iterator[None]:
     yield
     provider: Any = _active.put(None)
     if provider is not None:
-        provider.shutdown(timeout_millis=0)
+        provider.shutdown()
     _correlate.LIVE.clear()
     _correlate.ENDED.clear()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +19,7 @@ from otel_feedback.exporters import (
     Unclear,
     changes,
     parts_of,
+    where,
 )
 from otel_feedback.stores import Lease, PartState, Settlement
 
@@ -257,8 +257,7 @@ class Deliverer:
         try:
             return plan(lease, self.exporter, now=self._clock.time_unix_nano(), is_released=self._is_released)
         except Exception as error:  # noqa: BLE001 (the boundary to the exporter)
-            where = _where(error)
-            logger.error("%s cannot say what to send for feedback %s: %s", self.name, lease.record.id, where)  # noqa: TRY400 (see _where)
+            logger.error("%s cannot say what to send for feedback %s: %s", self.name, lease.record.id, where(error))  # noqa: TRY400 (see where)
             return Work(lease, broken_reason=f"the exporter failed ({type(error).__name__})")
 
     def _export(self, parts: Sequence[Part]) -> Sequence[Result]:
@@ -266,7 +265,7 @@ class Deliverer:
         try:
             results = list(self.exporter.export(parts))
         except Exception as error:  # noqa: BLE001 (the boundary to the exporter)
-            logger.error("the exporter %s raised %s", self.name, _where(error))  # noqa: TRY400 (see _where)
+            logger.error("the exporter %s raised %s", self.name, where(error))  # noqa: TRY400 (see where)
             return [Unclear(f"the exporter raised {type(error).__name__}")] * len(parts)
         if len(results) != len(parts):
             return [Unclear(f"the exporter answered {len(results)} results for {len(parts)} parts")] * len(parts)
@@ -319,11 +318,6 @@ class Deliverer:
         if is_back and (self._is_failing or self._paused_for is not None):
             self._is_failing, self._paused_for = False, None
             logger.warning("%s delivers again", self.name)
-
-
-def _where(error: Exception) -> str:
-    """Name an exporter's exception and its place, but never its text: it may quote a comment, or an API key."""
-    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def drain(deliverer: Deliverer, *, deadline_nano: int, clock: Clock) -> None:

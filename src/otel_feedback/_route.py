@@ -7,13 +7,12 @@ and sends nothing.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from otel_feedback._record import Feedback, FeedbackRecord, Part
 from otel_feedback.exceptions import ConfigurationError, FeedbackError, InvalidFeedbackError
-from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of
+from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of, where
 from otel_feedback.stores import UNROUTED, Entry
 
 logger = logging.getLogger(__name__)
@@ -108,8 +107,3 @@ class Router:
         if not isinstance(name, str) or name not in self.exporters:
             known = ", ".join(self.exporters) or "none is configured"
             raise InvalidFeedbackError(f"{field} names no exporter of this process ({known})", field=field, value=name)
-
-
-def where(error: BaseException) -> str:
-    """Name a foreign exception and its place, but never its text: it may quote a comment, or a key."""
-    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

@@ -12,7 +12,7 @@ The tree; each error is also the built-in that fits it:
     └── MissingExtraError       ImportError  an optional part is not installed
 
 `record_feedback` raises before a judgement is accepted or not at all. Messages name fields and facts, never a
-comment, a correction, a key or a token.
+comment, a correction, an API key or a token.
 """
 
 from __future__ import annotations

@@ -32,11 +32,16 @@ from otel_feedback._record import (
     stand_in_handle,
 )
 from otel_feedback._retry import RetryPolicy
-from otel_feedback._route import DestinationPlan, Router, where
+from otel_feedback._route import DestinationPlan, Router
 from otel_feedback._settings import Settings
 from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
-from otel_feedback.exceptions import ConfigurationError, InvalidTokenError, UnknownTargetError
-from otel_feedback.exporters import FeedbackExporter
+from otel_feedback.exceptions import (
+    ConfigurationError,
+    InvalidFeedbackError,
+    InvalidTokenError,
+    UnknownTargetError,
+)
+from otel_feedback.exporters import FeedbackExporter, where
 from otel_feedback.stores import APP, TRANSITIONS, UNROUTED, Binding, DestinationStats, Entry, Parked, Store
 from otel_feedback.stores.memory import MemoryStore
 from otel_feedback.stores.sqlite import SQLiteStore
@@ -410,6 +415,7 @@ class FeedbackProvider:
         """
         if self.is_disabled:
             return _DISABLED
+        record_id = str(record_id).lower()
         engine = self._running()
         if self._store.status(record_id) is None:
             raise self._unknown_id(record_id)
@@ -446,6 +452,7 @@ class FeedbackProvider:
         """
         if self.is_disabled:
             return _DISABLED
+        record_id = str(record_id).lower()
         deliveries = self._store.status(record_id)
         if deliveries is None:
             raise self._unknown_id(record_id)
@@ -470,6 +477,12 @@ class FeedbackProvider:
         """Check a judgement, join it to its call, and say where it goes; nothing is stored yet."""
         if self._redact is not None:
             feedback = self._redact(feedback)
+        if not isinstance(feedback, Feedback):
+            raise InvalidFeedbackError(
+                f"a judgement is an otel_feedback.Feedback, not {type(feedback).__name__}",
+                field="feedback",
+                value=feedback,
+            )
         check_one_target(feedback)
         if isinstance(feedback.target, str):
             raise InvalidTokenError(
@@ -478,17 +491,20 @@ class FeedbackProvider:
                 reason="unsigned",
             )
         destinations = self._router.destinations(feedback)
-        handle = self._handle_of_key(engine, feedback) if feedback.target is None else feedback.target
         key, kind = str(feedback.key), feedback.key_kind or ANY_KIND
+        # All of it is checked before a key is looked up, which may take a while.
         record = make_record(
             feedback,
-            stand_in_handle(kind, key) if handle is None else handle,
+            stand_in_handle(kind, key) if feedback.target is None else feedback.target,
             now_unix_nano=self._clock.time_unix_nano(),
             rng=self._rng,
         )
         missing = _missing(self._router.plan(record, destinations))
-        if handle is None:
-            return _Accepted(Parked(record, kind, key, destinations or None), missing)
+        if feedback.target is None:
+            handle = self._handle_of_key(engine, feedback)
+            if handle is None:
+                return _Accepted(Parked(record, kind, key, destinations or None), missing)
+            record = _joined(record, handle)
         return _Accepted(self._router.entry(record, destinations), missing)
 
     def _handle_of_key(self, engine: _Engine, feedback: Feedback) -> FeedbackHandle | None:
@@ -550,11 +566,8 @@ class FeedbackProvider:
 
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""
-        record = replace(parked.record, handle=handle)
-        if record.user_id is not None and record.id == _personal_id(parked.record):
-            record = replace(record, id=_personal_id(record))
         destinations = tuple(self._exporters) if parked.to is None else parked.to
-        self._store.unpark(parked.record.id, self._router.entry(record, destinations))
+        self._store.unpark(parked.record.id, self._router.entry(_joined(parked.record, handle), destinations))
 
     # --- capture ---
 
@@ -628,6 +641,14 @@ class FeedbackProvider:
 
 
 # --- composition -------------------------------------------------------------------------------------------------
+
+
+def _joined(record: FeedbackRecord, handle: FeedbackHandle) -> FeedbackRecord:
+    """Join a record to the call that its key has turned out to mean; a person's id of it follows."""
+    joined = replace(record, handle=handle)
+    if record.user_id is None or record.id != _personal_id(record):
+        return joined
+    return replace(joined, id=_personal_id(joined))
 
 
 def _personal_id(record: FeedbackRecord) -> str:

@@ -175,3 +175,14 @@ def test_a_missing_module_of_somebody_else_is_not_explained_away():
     done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, timeout=60, check=False)
 
     assert "ModuleNotFoundError" in done.stderr
+
+
+def test_a_demo_whose_process_fails_says_so_in_a_sentence():
+    """
+    When one of the demo's processes cannot start its work, its own words are there, and a sentence instead of a crash.
+    """
+    done = run("demo", "--exit", OTEL_FEEDBACK_DURABILITY="nonsense")
+
+    assert done.returncode == 1
+    assert "OTEL_FEEDBACK_DURABILITY must be one of disk, process" in done.stderr
+    assert done.stderr.endswith("otel-feedback: a process of the demo ended too early; what it said is above\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_feedback import environment_variables as env
 from otel_feedback.cli._demo_script import EXPORTERS, TURNS
-from otel_feedback.exceptions import ConfigurationError
+from otel_feedback.exceptions import ConfigurationError, FeedbackError
 from otel_feedback.exporters.braintrust import BraintrustExporter
 from otel_feedback.exporters.orq import OrqExporter
 from otel_feedback.exporters.weave import WeaveExporter
@@ -110,7 +110,7 @@ def _hear(process: subprocess.Popen[str]) -> str:
     """Wait for a process's next line."""
     line = process.stdout.readline() if process.stdout is not None else ""
     if not line:
-        raise RuntimeError("a process of the demo ended too early; what it said is above")
+        raise FeedbackError("a process of the demo ended too early; what it said is above")
     return line
 
 

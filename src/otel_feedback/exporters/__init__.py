@@ -6,6 +6,7 @@ Everything about the outcome of a delivery lives here, as data; this file does n
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -142,3 +143,8 @@ def _seen_of(part: Part) -> str:
         about += [record.name, record.scale, record.native]
     carried = [getattr(record, name) for name in sorted(part.carries)]
     return json.dumps([about, carried], sort_keys=True, default=dict)
+
+
+def where(error: BaseException) -> str:
+    """Name a foreign exception and its place, but never its text: it may quote a comment, or a key."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

@@ -244,7 +244,7 @@ class Outbox(Protocol):
         ...
 
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
-        """Answer the judgement of the same span under the same name that somebody else's id holds, the last put."""
+        """Answer the judgement with a value, of the same span and name, that somebody else's id holds; the last put."""
         ...
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:

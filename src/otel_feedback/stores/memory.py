@@ -266,7 +266,7 @@ class MemoryStore:
             return revisions[-1] if revisions else None
 
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
-        """Answer the newest judgement of the same span and name that somebody else's id holds."""
+        """Answer the newest judgement with a value of the same span and name that somebody else's id holds."""
         about = _call_and_name(record)
         with self._lock:
             newest = (self._outbox.records[each][-1] for each in reversed(self._outbox.ids_by_call.get(about, {})))
@@ -274,7 +274,7 @@ class MemoryStore:
                 (
                     other
                     for other in newest
-                    if other.id != record.id and not other.retracts and _call_and_name(other) == about
+                    if other.id != record.id and other.value is not None and _call_and_name(other) == about
                 ),
                 None,
             )

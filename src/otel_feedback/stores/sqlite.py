@@ -170,7 +170,7 @@ STOP_WAITING = "DELETE FROM deliveries WHERE destination = ? AND state = 'pendin
 
 LATEST = "SELECT sequence, body, revision FROM records WHERE id = ? ORDER BY revision DESC LIMIT 1"
 STANDING = """
-SELECT r.body, r.revision, r.retracts FROM records AS r
+SELECT r.body, r.revision FROM records AS r
 WHERE r.call = ? AND r.name = ? AND r.id <> ?
 AND r.revision = (SELECT max(revision) FROM records AS same WHERE same.id = r.id)
 ORDER BY r.sequence DESC
@@ -518,13 +518,11 @@ class SQLiteStore:
             return None if found is None else record_from_json(found[1], revision=found[2])
 
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
-        """Answer the newest judgement of the same span and name that somebody else's id holds."""
+        """Answer the newest judgement with a value of the same span and name that somebody else's id holds."""
         with self._reading() as connection:
             others = connection.execute(STANDING, (call_of(record.handle), record.name, record.id))
-            return next(
-                (record_from_json(body, revision=revision) for body, revision, retracts in others if not retracts),
-                None,
-            )
+            records = (record_from_json(body, revision=revision) for body, revision in others)
+            return next((other for other in records if other.value is not None), None)
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
         """Answer what became of the newest record under an id, by destination."""
