@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -283,6 +284,30 @@ class TestRecordMany:
             provider.record_many([Feedback(target=HANDLE, name="rating", value=True), wrong])
 
         assert {} == provider.stats()
+
+    @pytest.mark.parametrize("wrong", [None, {"name": "rating", "value": True}, ("rating", True)])
+    def test_what_is_no_feedback_object_is_named(self, make: Make, wrong: Any) -> None:
+        """
+        The error says what was given, and that a judgement in a batch is a `Feedback`.
+        """
+        with pytest.raises(InvalidFeedbackError, match=f"not {type(wrong).__name__}") as caught:
+            make().record_many([wrong])
+
+        assert ("feedback", wrong) == (caught.value.field, caught.value.value)
+
+    def test_a_judgement_is_checked_before_its_key_is_looked_up(self, make: Make) -> None:
+        """
+        Of two errors the one that costs no waiting is told: the value is wrong, and the key is unknown.
+        """
+
+        class Unread(MemoryStore):
+            def find(self, kind: str, key: str) -> Sequence[FeedbackHandle]:
+                raise AssertionError("the key was looked up")
+
+        with pytest.raises(InvalidFeedbackError) as caught:
+            make(store=Unread()).record(key="nobody", name="rating", value=5)
+
+        assert "value" == caught.value.field
 
     def test_a_full_store_refuses_all(self, make: Make) -> None:
         """
@@ -599,6 +624,16 @@ class TestLater:
         """
         with pytest.raises(UnknownTargetError, match="'nobody' in memory:"):
             getattr(make(), ask)("nobody")
+
+    def test_an_id_is_known_in_any_spelling(self, make: Make) -> None:
+        """
+        A UUID in capitals, or as an object, is the same judgement; the receipts have the one spelling.
+        """
+        provider = make(InMemoryFeedbackExporter("a"))
+        receipt = provider.record(HANDLE, "rating", True)
+
+        assert [receipt] * 2 == [provider.status(receipt.id.upper()), provider.status(UUID(receipt.id))]  # type: ignore[arg-type]  # str() of it is an id
+        assert receipt.id == provider.retract(receipt.id.upper()).id
 
     def test_what_is_pending_is_never_sent_after_it_was_taken_back(self, make: Make) -> None:
         """

@@ -689,6 +689,13 @@ class StoreContract:
 
         _equal({"b": DeliveryStatus("pending")}, store.status(_record(1).id))
 
+    def test_what_stands_has_a_value(self, store: Store) -> None:
+        """A newer comment of somebody else, under the same name, leaves the value that stands."""
+        store.put(_record(1), ["a"])
+        store.put(_record(2, value=None, comment="c"), ["a"])
+
+        _equal(_record(1).id, _standing(store, 9))
+
     def test_what_stands_is_the_newest_of_somebody_else(self, store: Store) -> None:
         """The last that was put counts, whatever the clock said; not one's own, nor of another span or name."""
         store.put(_record(1, recorded_at_unix_nano=9), ["a"])
