@@ -75,7 +75,7 @@ def test_the_demo_keeps_its_page_up_in_a_terminal():
     with subprocess.Popen([*COMMAND, "demo"], stdin=follower, stdout=follower, stderr=follower) as process:
         os.close(follower)
         said = b""
-        while b"Ctrl-C ends it." not in said:
+        while b"(Ctrl-C ends it)" not in said:
             said += os.read(leader, 65_536)
         (url,) = re.findall(rb"(http://127\.0\.0\.1:\d+/)", said)
         with urllib.request.urlopen(url.decode(), timeout=10) as answer:

@@ -83,10 +83,10 @@ def _demo_sandboxed(*, serve: bool) -> bool:
         rows = [_demo.landings(each, state) for each in accepted]
         console.print(_table(rows, good="joined"))
         is_good = _print_sum(rows, state)
-        console.print(f"\nThe same as a page: {running.url}/", soft_wrap=True)
+        ends = "Ctrl-C ends it" if serve else "it ends with this command; --serve keeps it up"
+        console.print(f"\nThe same as a page: {running.url}/ ({ends})", soft_wrap=True)
         if serve:
             with _until_interrupted():
-                console.print("Ctrl-C ends it.")
                 threading.Event().wait()
     return is_good
 
