@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -187,3 +189,44 @@ def test_the_guard_lets_the_end_of_the_program_through(error: type[BaseException
         fail(error())
 
     assert [] == recorder.errors
+
+
+FORK = """
+import os, threading
+from otel_feedback import _active, processor
+
+is_held, is_done = threading.Event(), threading.Event()
+
+def hold():
+    with _active._lock, processor._installing:
+        is_held.set()
+        is_done.wait()
+
+threading.Thread(target=hold).start()
+is_held.wait()
+child = os.fork()
+if child == 0:
+    os._exit(int(not (_active._lock.acquire(timeout=10) and processor._installing.acquire(timeout=10))))
+status = os.waitpid(child, 0)[1]
+is_done.set()
+print(status)
+"""
+
+
+def test_a_child_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
+    """
+    A fork while another thread configures leaves the child with locks that nobody holds.
+    """
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
+
+    assert "0\n" == subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_the_text_of_a_foreign_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Why capture is off is said by the error's name where it is none of ours: its text may hold a key.
+    """
+    _active.set_default(failing_with(ValueError("cannot parse sk-secret"), []))
+    _active.for_capture()
+
+    assert ("ValueError" in caplog.text, "sk-secret" in caplog.text) == (True, False)

@@ -413,6 +413,24 @@ def test_a_shutdown_writes_the_rest_and_is_idempotent(store: FaultyStore, is_sta
     assert [] == [thread for thread in threading.enumerate() if thread.name == "otel-feedback-correlate"]
 
 
+def test_an_end_does_not_wait_longer_than_it_may(store: FaultyStore, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    While another process holds the store the end comes in time all the same, and says what is at stake.
+    """
+    is_let_go, is_asked = threading.Event(), threading.Event()
+    store.on_bind = lambda: (is_asked.set(), is_let_go.wait(10))
+    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody)
+    correlator.start()
+    correlator.bind(binding())
+    assert is_asked.wait(10)
+    went = correlator.shutdown(timeout_millis=1)
+    is_let_go.set()
+
+    assert not went
+    assert ["keys were still waiting for the store at the end, and may be lost"] == caplog.messages
+    assert correlator.shutdown()
+
+
 def test_what_is_bound_after_the_end_is_written_at_once(correlator: Correlator, store: FaultyStore) -> None:
     """
     With no thread left, the caller writes.

@@ -41,7 +41,7 @@ from otel_feedback.exporters import (
 )
 from otel_feedback.stores import Lease, PartState, Revision, Settlement
 from otel_feedback.stores.memory import MemoryStore
-from otel_feedback.testing import FakeClock
+from otel_feedback.testing import FakeClock, InMemoryFeedbackExporter
 
 NOW = 1_767_225_600_000_000_000
 FINE, UNCLEAR = PartState("delivered", "delivered"), PartState("unclear", "timeout")
@@ -914,12 +914,13 @@ class NotingStore(MemoryStore):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock=clock)
         self.is_broken = False
+        self.failure: Exception = StoreError("the disk is full", store=self.url)
         self.was_asked = threading.Semaphore(0)
 
     def lease(self, destination: str, *, limit: int, duration_millis: int) -> Sequence[Lease]:
         self.was_asked.release()
         if self.is_broken:
-            raise StoreError("the disk is full", store=self.url)
+            raise self.failure
         return super().lease(destination, limit=limit, duration_millis=duration_millis)
 
 
@@ -998,7 +999,41 @@ def test_a_thread_outlives_a_store_that_fails(
     thread.wake()
 
     assert exporter.has_exported.wait(10)
-    assert ["a: the store cannot be used now: the disk is full"] == caplog.messages
+    assert ["a: delivery fails and is tried again: the disk is full"] == caplog.messages
+
+
+def test_a_thread_outlives_what_nobody_foresaw(
+    thread: DeliveryThread, noting_store: NotingStore, exporter: TellingExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    An error that is none of ours does not end delivery either; its text, which may quote anything, is not logged.
+    """
+    noting_store.failure = TypeError("secret")
+    noting_store.is_broken = True
+    noting_store.put(record(), ["a"])
+    thread.wake()
+    assert noting_store.was_asked.acquire(timeout=10)
+    noting_store.is_broken = False
+    thread.wake()
+
+    assert exporter.has_exported.wait(10)
+    assert ("TypeError" in caplog.text, "secret" in caplog.text) == (True, False)
+
+
+@pytest.mark.parametrize("wait", ["30", 1.5, True])
+def test_a_result_with_a_wait_of_another_type_is_no_result(
+    store: MemoryStore, deliverer_of: DelivererMaker, wait: Any
+) -> None:
+    """
+    What an exporter of somebody else answers in a wrong type is unclear, and waits like anything else that is.
+    """
+    exporter = InMemoryFeedbackExporter("a")
+    exporter.fail_next(RetryableFailure("busy", retry_after_millis=wait))
+    store.put(record(), ["a"])
+    deliverer_of(exporter).run_once()
+
+    reason = "the exporter answered with a RetryableFailure, which is no result"
+    assert ("pending", reason) == (status(store).state, status(store).reason)
 
 
 def test_a_thread_makes_a_last_pass_when_it_is_stopped(

@@ -253,3 +253,16 @@ class TestValue:
         one, same = (FeedbackHandle.from_traceparent(TRACEPARENT, attributes={"user.id": "u"}) for _ in range(2))
 
         assert 1 == len({one, same})
+
+
+class TestTimes:
+    @pytest.mark.parametrize("time_unix_nano", [1 << 63, 1 << 70, -1])
+    def test_a_time_that_no_clock_shows_is_not_known(self, time_unix_nano: int) -> None:
+        """
+        A span that was started or ended in another unit keeps its ids; its times are left out.
+        """
+        span = TracerProvider().get_tracer("app").start_span("answer", start_time=time_unix_nano)
+        span.end(time_unix_nano)
+        handle = FeedbackHandle.from_span(span)
+
+        assert (True, None, None) == (handle.is_valid, handle.started_at, handle.ended_at)

@@ -635,6 +635,36 @@ class TestLater:
         assert [receipt] * 2 == [provider.status(receipt.id.upper()), provider.status(UUID(receipt.id))]  # type: ignore[arg-type]  # str() of it is an id
         assert receipt.id == provider.retract(receipt.id.upper()).id
 
+    def test_a_retraction_goes_wherever_the_judgement_ever_went(self, make: Make) -> None:
+        """
+        A change of mind that went to one destination only leaves the first word at the other; both are taken back.
+        """
+        first, second = InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b")
+        provider = make(first, second, delivery="thread")
+        provider.record(HANDLE, "rating", True, user_id="u-1")
+        assert provider.force_flush(10_000)
+        receipt = provider.record(HANDLE, "rating", False, user_id="u-1", to=["a"])
+        assert provider.force_flush(10_000)
+        provider.retract(receipt.id)
+
+        assert provider.force_flush(10_000)
+        assert ["retract", "retract"] == [exporter.exported[-1].action for exporter in (first, second)]
+        assert {"a": "retracted", "b": "retracted"} == states(provider.status(receipt.id))
+
+    @pytest.mark.parametrize("other", [{"target": a_handle(2)}, {"name": "other"}])
+    def test_an_id_stays_on_its_call(self, make: Make, other: Mapping[str, Any]) -> None:
+        """
+        An id of one's own under which another call, or another name, was judged is refused; the same one replaces.
+        """
+        provider = make(InMemoryFeedbackExporter("a"))
+        said = {"target": HANDLE, "name": "rating", "id": "00000000-0000-4000-8000-000000000001"}
+        provider.record(value=True, **said)
+        again = provider.record(value=False, **said)
+        with pytest.raises(InvalidFeedbackError, match="another call or name") as caught:
+            provider.record(value=True, **{**said, **other})
+
+        assert ("id", said["id"]) == (caught.value.field, again.id)
+
     def test_what_is_pending_is_never_sent_after_it_was_taken_back(self, make: Make) -> None:
         """
         A retraction supersedes the pending delivery and, with nothing to take back, ends as retracted.
@@ -1051,6 +1081,19 @@ print(status, provider.force_flush(10_000), provider.handle_for_key("m-1").span_
 """
 
 
+MULTIPROCESSING = """
+import multiprocessing
+
+def capture():
+    FeedbackProvider(exporters=[], store="sqlite:///feedback.db", settings=settings).bind_key(handle(7), "m-7")
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("fork").Process(target=capture)
+    child.start()
+    child.join()
+"""
+
+
 def run(program: str) -> str:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WORKER + program]
     return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -1098,6 +1141,14 @@ class TestProcesses:
         assert ("0", "True", f"{2:016x}") == (status, is_flushed, span_id)
         assert [[parent, "before"], [parent, "parent"]] == [line for line in delivered() if line[1] != "child"]
         assert ["child"] == [name for pid, name in delivered() if name == "child" and pid in (parent, child)]
+
+    def test_a_child_of_multiprocessing_leaves_its_keys(self, make: Make) -> None:
+        """
+        Such a child ends without atexit's functions; what it captured is found all the same.
+        """
+        run(MULTIPROCESSING)
+
+        assert 7 == make(store="sqlite:///feedback.db").handle_for_key("m-7").context.span_id
 
 
 # --- what is never said ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -783,6 +784,13 @@ class TestTarget:
             ({"target": b"token"}, "target", "must be a FeedbackHandle"),
             ({"target": HANDLE.context}, "target", "must be a FeedbackHandle"),
             ({"target": FeedbackHandle(INVALID_SPAN_CONTEXT)}, "target", "all-zero ids"),
+            ({"target": replace(HANDLE, root=-5)}, "target", "64-bit root"),
+            ({"target": replace(HANDLE, root=1 << 64)}, "target", "64-bit root"),
+            ({"target": replace(HANDLE, root="abc")}, "target", "64-bit root"),
+            ({"target": replace(HANDLE, started_at=1 << 70)}, "target", "Unix nanoseconds"),
+            ({"target": replace(HANDLE, ended_at=1.7e9)}, "target", "Unix nanoseconds"),
+            ({"target": replace(HANDLE, ended_at="x")}, "target", "Unix nanoseconds"),
+            ({"target": replace(HANDLE, context=None)}, "target", "SpanContext"),
             ({"key": ""}, "key", "key is empty"),
             ({"key": " "}, "key", "key is empty"),
             ({"key": HALF}, "key", "surrogate pair"),
@@ -1086,3 +1094,28 @@ class TestText:
             return
 
         assert record == record_from_json(record_to_json(record))
+
+
+class TestWhatIsShown:
+    @pytest.mark.parametrize("field", ["comment", "correction", "metadata", "native"])
+    def test_a_repr_leaves_out_what_a_person_wrote(self, field: str) -> None:
+        """
+        A judgement in a traceback or a log has its ids and names, and nobody's words.
+        """
+        said = {field: {"orq": {"value": "secret"}} if field in ("metadata", "native") else "secret"}
+        feedback = Feedback(target=HANDLE, name="rating", value=True, **said)
+        record = make_record(feedback, HANDLE, now_unix_nano=1, rng=random.Random(1))
+        part = Part(record=record, kind="value", body=said)
+
+        assert (False, True) == ("secret" in f"{feedback!r} {record!r} {part!r}", "rating" in repr(record))
+
+    def test_a_record_of_a_newer_release_can_be_read(self) -> None:
+        """
+        A field that is not known yet is left out, and the rest is what it was.
+        """
+        record = make_record(
+            Feedback(target=HANDLE, name="rating", value=True), HANDLE, now_unix_nano=1, rng=random.Random(1)
+        )
+        newer = record_to_json(record).replace("{", '{"mood":"new",', 1)
+
+        assert record == record_from_json(newer)

@@ -6,13 +6,14 @@ The one guard between capture and the application stands here too, because every
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from otel_feedback.exceptions import ConfigurationError
+from otel_feedback.exceptions import ConfigurationError, FeedbackError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +76,15 @@ _lock = threading.RLock()
 _slot = _Slot()
 
 
+def _after_fork() -> None:
+    """In a forked child, forget what a thread of the parent was in the middle of: it does not exist here."""
+    global _lock
+    _lock, _slot.is_making = threading.RLock(), False
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def get() -> ActiveProvider | None:
     """Answer the current provider, if there is one."""
     return _slot.provider
@@ -128,9 +138,11 @@ def _try_to_make() -> ActiveProvider | None:
             return None
         try:
             return get_or_make()
-        except Exception:
+        except Exception as error:  # noqa: BLE001 (the boundary to the application, and to exporters' constructors)
             _slot.has_failed = True
-            logger.exception("capture is off: otel-feedback could not be configured from the environment")
+            # A foreign text may hold a key.
+            why = error if isinstance(error, FeedbackError) else type(error).__name__
+            logger.error("capture is off: otel-feedback could not be configured from the environment: %s", why)  # noqa: TRY400
             return None
 
 

@@ -11,9 +11,9 @@ import functools
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overload
 
 import wrapt
 from opentelemetry import context, trace
@@ -61,16 +61,32 @@ class _Running:
     token: Token[Context]
     # The span that was opened for it; none where the current one is used.
     span: Span | None
+    # What names it, where that is known before its end.
+    key: str | None = None
 
 
 def _start(provider: ActiveProvider, name: str, *, opens_span: bool, attributes: Mapping[str, Any]) -> _Running:
-    """Open a call: its span, its handle, its place in the context."""
-    outer = call_in()
-    current = context.get_current()
-    around = trace.get_current_span(current)
+    """Open a call, or leave nothing of it behind."""
+    before = context.get_current()
     span = None
     if opens_span:
         span = provider.tracer.start_span(name, attributes={**provider.span_attributes, **attributes})
+    try:
+        return _enter(provider, span)
+    except BaseException:
+        # A Ctrl-C comes anywhere, also between having become current and knowing it.
+        context.attach(before)
+        if span is not None:
+            span.end()
+        raise
+
+
+def _enter(provider: ActiveProvider, span: Span | None) -> _Running:
+    """Give a call its handle and its place in the context."""
+    outer = call_in()
+    current = context.get_current()
+    around = trace.get_current_span(current)
+    if span is not None:
         current = trace.set_span_in_context(span, current)
     handle = _handle_of(span or around, provider)
     if span is not None and handle.context.span_id == around.get_span_context().span_id:
@@ -93,8 +109,8 @@ def _tell(call: Call, outer: Call | None, collections: Iterable[CollectedHandles
 def _end(running: _Running, error: BaseException | None) -> None:
     """Close a call: its place in the context, then its span, with the error that it ended in."""
     call, span = running.call, running.span
-    call.has_ended = True
     context.detach(running.token)
+    call.has_ended = True
     if span is None:
         return
     try:
@@ -120,11 +136,12 @@ def _bind(running: _Running, key: str, handle: FeedbackHandle) -> None:
     """Bind a call's key, unless an enclosing call has the same one: that one is what the key means."""
     outer = running.call.parent
     while outer is not None:
-        if outer.key == key:
+        if key in outer.keys:
             return
         outer = outer.parent
     if handle.is_valid:
         running.provider.bind_key(handle, key)
+        running.call.keys.add(key)
 
 
 def _aim(call: Call, target: Target) -> FeedbackHandle:
@@ -175,26 +192,30 @@ class _Capture:
         """Start a call and bind its key; whatever goes wrong is counted and the call goes on without."""
         provider = _active.for_capture()
         running = None
-        with _active.guarded(provider):
-            if provider is not None:
-                running = _start(provider, self.name, opens_span=self.opens_span, attributes={})
-        with _active.guarded(provider):
-            if running is not None and self.parameter is not None:
-                skipped = int(instance is not None and not self.is_bound)
-                key = running.call.key = self.parameter.read(args, kwargs, skipped=skipped)
-                if key is not None:
-                    _bind(running, key, running.call.handle)
+        try:
+            with _active.guarded(provider):
+                if provider is not None:
+                    running = _start(provider, self.name, opens_span=self.opens_span, attributes={})
+            with _active.guarded(provider):
+                if running is not None and self.parameter is not None:
+                    skipped = int(instance is not None and not self.is_bound)
+                    running.key = self.parameter.read(args, kwargs, skipped=skipped)
+                    if running.key is not None:
+                        _bind(running, running.key, running.call.handle)
+        except BaseException as error:
+            self.finish(running, error=error)
+            raise
         return running
 
     def finish(self, running: _Running | None, *, result: Any = None, error: BaseException | None = None) -> None:
-        """End a call, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
-        if running is None:
+        """End a call, once, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
+        if running is None or running.call.has_ended:
             return
         with _active.guarded(running.provider):
             _end(running, error)
         with _active.guarded(running.provider):
             call = running.call
-            key, started_at = call.key, call.handle.started_at
+            key, started_at = running.key, call.handle.started_at
             if self.key_of_result is not None and error is None:
                 # The calls inside may have bound the same key before: it means the enclosing one.
                 key, started_at = _as_key(self.key_of_result(result)), call.newest_start
@@ -212,10 +233,13 @@ def _parameter_of(function: Any, name: str) -> _Parameter:
     """Find the parameter that holds the key.
 
     Raises:
-        TypeError: when there is none of that name.
+        TypeError: when there is none of that name, or nobody can tell.
     """
     function = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError as error:
+        raise TypeError(f"@capture(key={name!r}): {_name_of(function)} does not tell its parameters") from error
     kinds = {parameter.name: parameter.kind for parameter in parameters.values()}
     kind = kinds.get(name)
     if kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
@@ -256,10 +280,19 @@ class _CapturedFunction(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # as 
     """A captured function, which can be copied and sent to another process as a function can."""
 
     __bound_function_wrapper__ = _BoundCapturedFunction
+    # What captures a function as this one was captured.
+    _self_again: Callable[[Any], Any]
 
-    def __reduce_ex__(self, protocol: object) -> str:
-        """Let pickle look it up by its name, as it does with functions."""
-        return str(self.__qualname__)
+    def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
+        """Let pickle look it up by its name, as it does with functions; capture again what has no name of its own."""
+        return str(self.__qualname__) if self._is_at_its_name() else (self._self_again, (self.__wrapped__,))
+
+    def _is_at_its_name(self) -> bool:
+        """Tell whether its qualified name leads to it, and not to what it wraps."""
+        try:
+            return pkgutil.resolve_name(f"{self.__module__}:{self.__qualname__}") is self
+        except (AttributeError, ImportError, ValueError):
+            return False
 
     def __copy__(self) -> Self:
         """Answer itself, as copying a function does."""
@@ -309,7 +342,8 @@ def capture(
         span: whether to open a span; otherwise the current one is captured.
 
     Raises:
-        TypeError: at decoration, when the function has no parameter of the key's name or is a generator function.
+        TypeError: at decoration, when the function has no parameter of the key's name or is a generator function, and
+            when an argument is none of the above.
     """
     if function is None:
         return functools.partial(_decorate, key=key, name=name, target=target, span=span)
@@ -318,9 +352,13 @@ def capture(
 
 def _decorate(function: F, *, key: Key, name: str | None, target: Target, span: bool) -> F:
     """Wrap a function."""
+    if not (key is None or isinstance(key, str) or callable(key)):
+        raise TypeError(f"@capture(key=…) takes a parameter's name or a function of the result, not {key!r}")
+    if target not in get_args(Target):
+        raise TypeError(f"@capture(target=…) is one of {', '.join(get_args(Target))}, not {target!r}")
     plain = _plain(function)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        raise TypeError("@capture does not support generator functions yet; use capture_span() inside of it")
+        raise TypeError("@capture does not support generator functions yet; capture the function that consumes it")
     captured = _Capture(
         name=name or _name_of(function),
         target=target,
@@ -330,40 +368,50 @@ def _decorate(function: F, *, key: Key, name: str | None, target: Target, span: 
         is_bound=hasattr(function, "__self__"),
     )
     call = _call_async if inspect.iscoroutinefunction(plain) else _call
-    return cast("F", _CapturedFunction(function, functools.partial(call, captured)))
+    wrapper = _CapturedFunction(function, functools.partial(call, captured))
+    wrapper._self_again = functools.partial(_decorate, key=key, name=name, target=target, span=span)
+    return cast("F", wrapper)
 
 
 def _call(captured: _Capture, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
     """Run a function as a captured call."""
-    running = captured.begin(instance, args, kwargs)
+    running = None
     try:
+        running = captured.begin(instance, args, kwargs)
         result = wrapped(*args, **kwargs)
+        captured.finish(running, result=result)
     except BaseException as error:
         captured.finish(running, error=error)
         raise
-    captured.finish(running, result=result)
     return result
 
 
 async def _call_async(captured: _Capture, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
     """Run a coroutine function as a captured call."""
-    running = captured.begin(instance, args, kwargs)
+    running = None
     try:
+        running = captured.begin(instance, args, kwargs)
         result = await wrapped(*args, **kwargs)
+        captured.finish(running, result=result)
     except BaseException as error:
         captured.finish(running, error=error)
         raise
-    captured.finish(running, result=result)
     return result
 
 
 def _plain(function: Any) -> Any:
-    """Find the function whose code runs: inside of partials, bound and class methods, callable objects."""
+    """Find the function whose code runs: inside of partials, bound and class methods, callable objects.
+
+    Raises:
+        TypeError: when there is none.
+    """
     while True:
         if isinstance(function, functools.partial):
             function = function.func
         elif isinstance(function, (staticmethod, classmethod)) or inspect.ismethod(function):
             function = function.__func__
+        elif not callable(function):
+            raise TypeError(f"@capture takes a function, not {function!r}")
         elif not inspect.isroutine(function) and not inspect.isclass(function):
             return type(function).__call__
         else:
@@ -385,6 +433,7 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
     """Capture a block of code: `with capture_span("answer") as handle:`, or `async with`.
 
     Always yields a handle; where there is no SDK, or capture is off, it is not valid. Keys are bound by `bind_key`.
+    A generator must not yield inside of the block: until it goes on, its consumer would be inside, too.
 
     Args:
         name: the span's name.
@@ -392,7 +441,7 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
         attributes: the span's attributes.
     """
 
-    def __init__(self, name: str | None = None, **attributes: Any) -> None:
+    def __init__(self, /, name: str | None = None, **attributes: Any) -> None:
         self._name = name or "capture_span"
         self._attributes = attributes
         # An instance may be entered again inside of itself, and in several tasks at once.
@@ -401,12 +450,17 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
     def __enter__(self) -> FeedbackHandle:
         """Start the call."""
         provider = _active.for_capture()
-        with _active.guarded(provider):
-            if provider is not None:
-                running = _start(provider, self._name, opens_span=True, attributes=self._attributes)
-                self._running.append(running)
-                return running.call.handle
-        return INVALID
+        running = None
+        try:
+            with _active.guarded(provider):
+                if provider is not None:
+                    running = _start(provider, self._name, opens_span=True, attributes=self._attributes)
+                    self._running.append(running)
+        except BaseException as error:
+            if running is not None:
+                self._end(running, error)
+            raise
+        return INVALID if running is None else running.call.handle
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -416,9 +470,15 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
         ours = [running for running in self._running if running.call is call]
         # A generator may be closed in another context than it was started in: then it is the newest.
         for running in ours or self._running[-1:]:
+            self._end(running, error)
+
+    def _end(self, running: _Running, error: BaseException | None) -> None:
+        """End one call of this instance."""
+        # One that was interrupted on its way in may not be listed.
+        with suppress(ValueError):
             self._running.remove(running)
-            with _active.guarded(running.provider):
-                _end(running, error)
+        with _active.guarded(running.provider):
+            _end(running, error)
 
     async def __aenter__(self) -> FeedbackHandle:
         """Start the call."""

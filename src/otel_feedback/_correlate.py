@@ -50,7 +50,8 @@ class Call:
 
     handle: FeedbackHandle
     parent: Call | None = None
-    key: str | None = None
+    # Everything that names it: what was bound to it inside of it means it, and none of the calls within.
+    keys: set[str] = field(default_factory=set)
     last_llm: FeedbackHandle | None = None
     # When the newest call inside of it began, or it itself.
     newest_start: int | None = None
@@ -101,6 +102,14 @@ def call_in(where: Context | None = None) -> Call | None:
     """Answer the innermost captured call of a context that is still running."""
     call = cast("Call | None", context.get_value(_CALL, where))
     return None if call is None else next(call.enclosing(), None)
+
+
+def note_key(handle: FeedbackHandle, key: str) -> None:
+    """Note that a key was bound to a call that the current context is inside of; no call within rebinds it."""
+    call = call_in()
+    for enclosing in call.enclosing() if call is not None else ():
+        if enclosing.handle.span_id == handle.span_id and enclosing.handle.trace_id == handle.trace_id:
+            enclosing.keys.add(key)
 
 
 def with_call(call: Call, where: Context) -> Context:
@@ -223,13 +232,19 @@ class Correlator:
                 break
         return ()
 
-    def shutdown(self) -> None:
-        """Write what is left and stop the thread; what is bound later is written at once."""
+    def shutdown(self, timeout_millis: int | None = None) -> bool:
+        """Write what is left and stop the thread; what is bound later is written at once.
+
+        It waits no longer than the timeout for a store that another process has locked, and says whether all went.
+        """
         self._stopped.set()
         self._ring()
         if self._thread is not None:
-            self._thread.join()
-        self.flush()
+            self._thread.join(None if timeout_millis is None else timeout_millis / 1_000)
+            if self._thread.is_alive():
+                logger.warning("keys were still waiting for the store at the end, and may be lost")
+                return False
+        return self.flush()
 
     def _ring(self) -> None:
         """Wake the thread, once for many bindings."""
@@ -295,7 +310,8 @@ class Correlator:
     def _drain(self) -> None:
         """Take what is in the queue, giving up the oldest beyond the limit."""
         bindings = self._waiting.bindings
-        while not self._queue.empty():
+        # What is there now: a thread that binds without end must not keep this one here.
+        for _ in range(self._queue.qsize()):
             bindings.append(self._queue.get())
         if (surplus := len(bindings) - MAX_WAITING_BINDINGS) > 0:
             del bindings[:surplus]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from otel_feedback._retry import Done, GiveUp, RetryAt, RetryPolicy
-from otel_feedback._time import NANOS_PER_MILLI
-from otel_feedback.exceptions import StoreError
+from otel_feedback._time import LATEST_UNIX_NANO, NANOS_PER_MILLI
+from otel_feedback.exceptions import FeedbackError
 from otel_feedback.exporters import (
     PauseDestination,
     Result,
@@ -145,7 +145,7 @@ def settlement_of(work: Work, decisions: Mapping[str, Decision]) -> Settlement:
             "retry",
             parts,
             reason=again[0].reason if again else "held until the span has arrived",
-            due_unix_nano=min(dues),
+            due_unix_nano=min(*dues, LATEST_UNIX_NANO),
             counts=any(decision.counts for decision in again),
             held=not again,
         )
@@ -271,7 +271,7 @@ class Deliverer:
             return [Unclear(f"the exporter answered {len(results)} results for {len(parts)} parts")] * len(parts)
         return [
             result
-            if isinstance(result, Result)
+            if _is_result(result)
             else Unclear(f"the exporter answered with a {type(result).__name__}, which is no result")
             for result in results
         ]
@@ -320,6 +320,17 @@ class Deliverer:
             logger.warning("%s delivers again", self.name)
 
 
+def _is_result(result: object) -> bool:
+    """Tell whether an exporter's answer is a result that can be decided on."""
+    waits = (getattr(result, name, None) for name in ("retry_after_millis", "give_up_after_millis"))
+    return isinstance(result, Result) and all(wait is None or type(wait) is int for wait in waits)
+
+
+def _why(error: Exception) -> str:
+    """Tell of an error: ours in its own words, a foreign one without them."""
+    return str(error) if isinstance(error, FeedbackError) else where(error)
+
+
 def drain(deliverer: Deliverer, *, deadline_nano: int, clock: Clock) -> None:
     """Make one pass over what is due: until nothing is, the destination fails, or time is up."""
     while (left := deadline_nano - clock.monotonic_nano()) > 0:
@@ -342,7 +353,7 @@ class DeliveryThread:
         self._clock = clock
         self._woken = threading.Event()
         self._is_stopping = False
-        self._has_store = True
+        self._has_failed = False
         self._exit_deadline_nano = 0
         self._thread = threading.Thread(target=self._run, name=f"otel-feedback-deliver-{deliverer.name}", daemon=True)
 
@@ -377,8 +388,8 @@ class DeliveryThread:
                 self._woken.wait(wait_millis / 1_000)
         try:
             drain(self._deliverer, deadline_nano=self._exit_deadline_nano, clock=self._clock)
-        except StoreError as error:
-            logger.warning("%s: what is left stays in the store: %s", self._deliverer.name, error)
+        except Exception as error:  # noqa: BLE001 (the boundary of the thread)
+            logger.warning("%s: what is left stays in the store: %s", self._deliverer.name, _why(error))
 
     def _round(self) -> int:
         """Make one round; answer how long to wait for the next one."""
@@ -386,10 +397,10 @@ class DeliveryThread:
             if self._deliverer.run_once().leased:
                 return 0
             due = self._deliverer.next_due_millis()
-        except StoreError as error:
-            if self._has_store:
-                logger.warning("%s: the store cannot be used now: %s", self._deliverer.name, error)
-            self._has_store = False
+        except Exception as error:  # noqa: BLE001 (the boundary of the thread: nothing may end delivery for good)
+            if not self._has_failed:
+                logger.error("%s: delivery fails and is tried again: %s", self._deliverer.name, _why(error))  # noqa: TRY400 (see where)
+            self._has_failed = True
             return POLL_MILLIS
-        self._has_store = True
+        self._has_failed = False
         return POLL_MILLIS if due is None else min(max(due, 1), POLL_MILLIS)

@@ -122,10 +122,20 @@ class FeedbackHandle:
         attributes = getattr(span, "attributes", None) or {}
         return cls(
             span.get_span_context(),
-            started_at=getattr(span, "start_time", None),
-            ended_at=getattr(span, "end_time", None),
+            started_at=_plausible(getattr(span, "start_time", None)),
+            ended_at=_plausible(getattr(span, "end_time", None)),
             attributes=MappingProxyType(_dialects.handle_attributes(attributes)),
         )
+
+
+def _plausible(time_unix_nano: int | None) -> int | None:
+    """Take a span's time; one that no clock shows, as of a span that was ended in another unit, is not known."""
+    return time_unix_nano if is_time(time_unix_nano) else None
+
+
+def is_time(value: object) -> bool:
+    """Tell whether a value is a time in Unix nanoseconds that a store can hold, or is not known."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63)
 
 
 def checked_attributes(attributes: Mapping[str, str]) -> dict[str, str]:

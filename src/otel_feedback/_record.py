@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from typing_extensions import TypedDict
 
 from otel_feedback._dialects import is_unicode
-from otel_feedback._handle import FeedbackHandle, checked_attributes
+from otel_feedback._handle import FeedbackHandle, checked_attributes, is_time
 from otel_feedback.exceptions import InvalidFeedbackError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _UNSAID: Mapping[str, object] = MappingProxyType({"tags": (), "metadata": {}, "n
 class Feedback:
     """One judgement as an application gives it: the arguments of `record_feedback` as a value, for `record_many`.
 
-    See `record_feedback` for what each field means.
+    See `record_feedback` for what each field means. Its `repr` leaves out what a person wrote.
     """
 
     name: str
@@ -66,16 +66,16 @@ class Feedback:
     key_kind: str | None = None
     value: bool | int | float | str | Sequence[str] | None = None
     scale: tuple[float, float] | None = None
-    comment: str | None = None
-    correction: Any = None
+    comment: str | None = field(default=None, repr=False)
+    correction: Any = field(default=None, repr=False)
     tags: Sequence[str] = ()
     user_id: str | None = None
     source: Source = "human"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     time_unix_nano: int | datetime | None = None
     id: str | uuid.UUID | None = None
     to: Sequence[str] | None = None
-    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +92,13 @@ class FeedbackRecord:
     name: str
     value: FeedbackValue | None = None
     scale: tuple[float, float] | None = None
-    comment: str | None = None
-    correction: Any = None
+    comment: str | None = field(default=None, repr=False)
+    correction: Any = field(default=None, repr=False)
     tags: tuple[str, ...] = ()
     user_id: str | None = None
     source: Source = "human"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     time_unix_nano: int = 0
     recorded_at_unix_nano: int = 0
     revision: int = 0
@@ -134,7 +134,7 @@ class Part:
 
     record: FeedbackRecord
     kind: str
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     route: str = ""
     carries: frozenset[str] = frozenset()
     not_before_unix_nano: int = 0
@@ -294,6 +294,14 @@ def check_handle(handle: FeedbackHandle) -> None:
     if not isinstance(handle, FeedbackHandle):
         raise InvalidFeedbackError(
             "the target must be a FeedbackHandle; raw ids go through FeedbackHandle.from_traceparent()",
+            field="target",
+            value=handle,
+        )
+    is_root = isinstance(handle.root, int) and 0 <= handle.root < 1 << 64
+    is_flagged = isinstance(handle.context, SpanContext) and isinstance(handle.context.trace_flags, int)
+    if not (is_flagged and is_root and is_time(handle.started_at) and is_time(handle.ended_at)):
+        raise InvalidFeedbackError(
+            "this handle was put together wrongly: it needs a SpanContext, a 64-bit root and times in Unix nanoseconds",
             field="target",
             value=handle,
         )
@@ -581,7 +589,10 @@ def _record_from(read: dict[str, Any], revision: int = 0) -> FeedbackRecord:
     read["handle"] = _handle_from(read["handle"])
     if "stands" in read:
         read["stands"] = _record_from(read["stands"], read["stands"].pop("revision", 0))
-    return FeedbackRecord(**read, revision=revision)
+    # What a newer release has added under the same schema can be left out.
+    return FeedbackRecord(
+        **{name: read[name] for name in (*_PLAIN, "handle", "stands") if name in read}, revision=revision
+    )
 
 
 def _handle_fields(handle: FeedbackHandle) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping
@@ -76,6 +77,15 @@ class FeedbackSpanProcessor(SpanProcessor):
 
 # The relay to the current provider: OpenTelemetry cannot remove a processor, so one is installed and never another.
 RELAY = FeedbackSpanProcessor()
+
+
+def _after_fork() -> None:
+    """In a forked child, take a lock that no thread of the parent holds."""
+    global _installing  # noqa: PLW0603 (as in _active)
+    _installing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _installed: weakref.WeakSet[object] = weakref.WeakSet()
 _installing = threading.Lock()

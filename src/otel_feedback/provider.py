@@ -7,6 +7,7 @@ import atexit
 import importlib.metadata
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -143,6 +144,7 @@ class FeedbackProvider:
         self._capture_errors = 0
         self._engine: _Engine | None = None
         self._is_shut_down = False
+        self._finalizer: Any = None
         self._lock = threading.RLock()
         self._pid = os.getpid()
 
@@ -209,6 +211,9 @@ class FeedbackProvider:
         It is idempotent. What is recorded later is accepted and waits for the next process.
         """
         atexit.unregister(self.shutdown)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
+            self._finalizer = None
         self._leave_parent()
         with self._lock:
             engine, self._is_shut_down = self._engine, True
@@ -221,11 +226,11 @@ class FeedbackProvider:
 
     def _stop(self, engine: _Engine, deadline: int) -> bool:
         """Stop what runs; say whether all of it has ended."""
-        engine.correlator.shutdown()
         for thread in engine.threads:
             thread.stop(deadline_nano=deadline)
+        is_written = engine.correlator.shutdown(self._millis_until(deadline))
         have_ended = [thread.join() for thread in engine.threads]
-        return all(have_ended)
+        return is_written and all(have_ended)
 
     def _close(self) -> None:
         """Give back what was opened."""
@@ -272,7 +277,7 @@ class FeedbackProvider:
         correlator.start()
         for thread in threads:
             thread.start()
-        atexit.register(self.shutdown)
+        self._finalizer = _at_exit(self.shutdown)
         return _Engine(self._pid, correlator, deliverers, threads)
 
     @property
@@ -430,9 +435,8 @@ class FeedbackProvider:
             source=latest.source,
             recorded_at_unix_nano=self._clock.time_unix_nano(),
             retracts=True,
-            stands=self._store.standing(latest),
         )
-        entry = Entry(retraction, tuple(self._store.status(latest.id) or ()))
+        entry = Entry(retraction, tuple(self._store.destinations(latest.id)))
         self._store.put_many([entry])
         engine.wake()
         return self._receipt(_Accepted(entry, {}))
@@ -505,7 +509,23 @@ class FeedbackProvider:
             if handle is None:
                 return _Accepted(Parked(record, kind, key, destinations or None), missing)
             record = _joined(record, handle)
+        if feedback.id is not None:
+            self._check_id(record)
         return _Accepted(self._router.entry(record, destinations), missing)
+
+    def _check_id(self, record: FeedbackRecord) -> None:
+        """Refuse an id under which another call was judged: an id is one judgement, and stays on its call."""
+        earlier = self._store.latest(record.id)
+        if earlier is not None and (earlier.handle.trace_id, earlier.handle.span_id, earlier.name) != (
+            record.handle.trace_id,
+            record.handle.span_id,
+            record.name,
+        ):
+            raise InvalidFeedbackError(
+                "this id belongs to a judgement of another call or name; retract that one, or take a new id",
+                field="id",
+                value=record.id,
+            )
 
     def _handle_of_key(self, engine: _Engine, feedback: Feedback) -> FeedbackHandle | None:
         """Look a key up; a key that is not there is an error, unless it shall be parked."""
@@ -709,6 +729,17 @@ def _store_of(store: Store | str, settings: Settings, clock: Clock) -> Store:
         "the store's URL must be sqlite:///path (four slashes for an absolute path) or memory:",
         setting="OTEL_FEEDBACK_STORE_URL",
     )
+
+
+def _at_exit(shutdown: Callable[[], None]) -> Any:
+    """Call a function when the process ends; answer what else would call it.
+
+    A child of multiprocessing leaves without atexit's functions, and runs finalizers of its own, which begin with none
+    of its parent's (`_bootstrap` in multiprocessing/process.py).
+    """
+    atexit.register(shutdown)
+    util = sys.modules.get("multiprocessing.util")
+    return None if util is None else util.Finalize(None, shutdown, exitpriority=100)
 
 
 def _start_exporter(exporter: FeedbackExporter) -> None:

@@ -689,6 +689,27 @@ class StoreContract:
 
         _equal({"b": DeliveryStatus("pending")}, store.status(_record(1).id))
 
+    def test_a_retraction_is_leased_with_what_stands_then(self, store: Store) -> None:
+        """What somebody else says is read at each lease: between two tries it may have changed."""
+        store.put(_record(1), ["a"])
+        store.put(_record(2), ["b"])
+        store.put(_retraction(2), ["b"])
+        (first,) = _lease(store, "b")
+        _settle(store, first, "retry")
+        store.put(_retraction(1), ["a"])
+        (second,) = _lease(store, "b")
+
+        _equal([_record(1), None], [lease.record.stands for lease in (first, second)])
+
+    def test_the_destinations_of_a_judgement_are_those_of_all_its_revisions(self, store: Store) -> None:
+        """Wherever any revision was put for is named, once; nothing for an unknown id."""
+        store.put(_record(1), ["a", "b"])
+        store.put(_record(1, value=False), ["b", "c"])
+        store.put(_record(2), ["d"])
+
+        _equal(["a", "b", "c"], sorted(store.destinations(_record(1).id)))
+        _equal([], list(store.destinations(_record(9).id)))
+
     def test_what_stands_has_a_value(self, store: Store) -> None:
         """A newer comment of somebody else, under the same name, leaves the value that stands."""
         store.put(_record(1), ["a"])

@@ -214,6 +214,24 @@ def test_a_retraction_leaves_what_somebody_else_said(
     assert [(handle.span_id, "👍")] == weave(sandbox)
 
 
+def test_a_retraction_that_comes_late_restores_nothing_that_was_taken_back(
+    sandbox: Sandbox, feedback: of.FeedbackProvider, handle: of.FeedbackHandle
+):
+    """
+    Ben takes his back while Braintrust is down, then Ada hers: when both arrive, no score stands.
+    """
+    ada = feedback.record(handle, "rating", True, user_id="ada")
+    assert feedback.force_flush(10_000)
+    ben = feedback.record(handle, "rating", False, user_id="ben")
+    assert feedback.force_flush(10_000)
+    sandbox.inject(Fault(vendor="braintrust", kind="status", status=503, times=3))
+    feedback.retract(ben.id)
+    feedback.retract(ada.id)
+
+    assert feedback.force_flush(10_000)
+    assert not scores(sandbox, handle).get("rating")
+
+
 def test_a_refused_judgement_is_kept_with_the_vendors_reason(
     sandbox: Sandbox, feedback: of.FeedbackProvider, handle: of.FeedbackHandle
 ):

@@ -69,7 +69,8 @@ class Revision:
 class Lease:
     """The right to deliver one record to one destination until `expires_at_unix_nano`.
 
-    `fence` is the token that settles it: it changes with each lease, so that a late worker settles nothing.
+    `fence` is the token that settles it: it changes with each lease, so that a late worker settles nothing. Where the
+    record `retracts`, its `stands` is what `standing` answers at the time of the lease.
     `parts` are the parts already settled, `earlier` the earlier revisions, oldest first.
     """
 
@@ -245,6 +246,10 @@ class Outbox(Protocol):
 
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
         """Answer the judgement with a value, of the same span and name, that somebody else's id holds; the last put."""
+        ...
+
+    def destinations(self, record_id: str) -> Sequence[str]:
+        """Name every destination that any revision under an id was put for."""
         ...
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:

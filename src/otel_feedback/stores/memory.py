@@ -164,8 +164,9 @@ class MemoryStore:
         delivery.state, delivery.due = TRANSITIONS[delivery.state, "lease"], expires_at
         delivery.fence += 1
         self._note_due(delivery)
+        record = delivery.record
         return Lease(
-            record=delivery.record,
+            record=replace(record, stands=self.standing(record)) if record.retracts else record,
             destination=delivery.destination,
             sequence=delivery.sequence,
             fence=delivery.fence,
@@ -278,6 +279,11 @@ class MemoryStore:
                 ),
                 None,
             )
+
+    def destinations(self, record_id: str) -> Sequence[str]:
+        """Name every destination that any revision under an id was put for."""
+        with self._lock:
+            return [name for name in self._outbox.due if self._of(self._joined_id(record_id), name)]
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
         """Answer what became of the newest record under an id, by destination."""

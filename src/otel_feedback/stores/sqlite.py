@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,6 +176,7 @@ WHERE r.call = ? AND r.name = ? AND r.id <> ?
 AND r.revision = (SELECT max(revision) FROM records AS same WHERE same.id = r.id)
 ORDER BY r.sequence DESC
 """
+DESTINATIONS = "SELECT DISTINCT destination FROM deliveries WHERE id = ? ORDER BY destination"
 STATUS = "SELECT destination, state, reason, attempts FROM deliveries WHERE id = ? AND sequence = ?"
 COUNTS = """
 SELECT destination, state, CASE WHEN state = 'skipped' THEN reason END, count(*), min(accepted_at)
@@ -422,6 +424,8 @@ class SQLiteStore:
             for sequence, fence, attempts, accepted_at, parts, body, revision in found:
                 connection.execute(LEASE, (expires_at, destination, sequence))
                 record = record_from_json(body, revision=revision)
+                if record.retracts:
+                    record = replace(record, stands=_standing(connection, record))
                 leases.append(
                     Lease(
                         record=record,
@@ -520,9 +524,12 @@ class SQLiteStore:
     def standing(self, record: FeedbackRecord) -> FeedbackRecord | None:
         """Answer the newest judgement with a value of the same span and name that somebody else's id holds."""
         with self._reading() as connection:
-            others = connection.execute(STANDING, (call_of(record.handle), record.name, record.id))
-            records = (record_from_json(body, revision=revision) for body, revision in others)
-            return next((other for other in records if other.value is not None), None)
+            return _standing(connection, record)
+
+    def destinations(self, record_id: str) -> Sequence[str]:
+        """Name every destination that any revision under an id was put for."""
+        with self._reading() as connection:
+            return [name for (name,) in connection.execute(DESTINATIONS, (_joined_id(connection, record_id),))]
 
     def status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
         """Answer what became of the newest record under an id, by destination."""
@@ -614,6 +621,13 @@ def _event_after_newer(connection: sqlite3.Connection, record_id: str, destinati
     if newer is None:
         return None
     return "retract" if newer[0] else "supersede"
+
+
+def _standing(connection: sqlite3.Connection, record: FeedbackRecord) -> FeedbackRecord | None:
+    """Read the newest judgement with a value of the same span and name that somebody else's id holds."""
+    others = connection.execute(STANDING, (call_of(record.handle), record.name, record.id))
+    records = (record_from_json(body, revision=revision) for body, revision in others)
+    return next((other for other in records if other.value is not None), None)
 
 
 def _earlier(connection: sqlite3.Connection, record: FeedbackRecord, destination: str, sequence: int) -> list[Revision]:
