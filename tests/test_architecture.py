@@ -71,7 +71,6 @@ TIME = {
     ),
     *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
     "datetime.date.today",
-    "asyncio.sleep",
 }
 CHANCE_TYPES = {"random.Random", "random.SystemRandom"}
 CHANCE_MODULES = ("random.", "secrets.")

@@ -9,22 +9,26 @@ import functools
 import inspect
 import logging
 import pickle
+import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count, takewhile
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import pytest
 from opentelemetry import context, trace
+from opentelemetry.context import contextvars_context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 
 import otel_feedback as of
-from otel_feedback import _correlate
+from otel_feedback import _capture, _correlate
 
 SETTINGS = of.Settings(key_wait_millis=0)
 
@@ -257,6 +261,48 @@ def picklable(question: str, *, message_id: str) -> str:
     return plain(question, message_id=message_id)
 
 
+captured_plain = of.capture(key="message_id", name="chosen", target="root")(plain)
+captured_partial = of.capture(key="message_id")(functools.partial(plain, message_id="m-1"))
+captured_object = of.capture(key="message_id", name="chosen", span=False)(Agent())
+captured_bound = of.capture(key="message_id", target="llm")(Agent().bare)
+
+
+@pytest.mark.parametrize(
+    ("captured", "name"),
+    [
+        (captured_plain, "chosen"),
+        (captured_partial, "plain"),
+        (captured_object, None),
+        (captured_bound, "Agent.bare"),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_captured_again_where_it_arrives(
+    captured: Any, name: str | None, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A function captured under another name, a partial, an object and a bound method pickle, with their arguments.
+    """
+    sent = pickle.loads(pickle.dumps(captured))  # noqa: S301 (our own)
+    result = sent("q", message_id="m-1")
+
+    assert captured is not sent
+    assert f"q:m-1:{name is not None}" == result
+    assert [name] * (name is not None) == [span.name for span in spans.get_finished_spans()]
+    assert (name is not None) == is_known(provider, "m-1")
+
+
+def test_a_function_without_a_place_does_not_pickle() -> None:
+    """
+    What pickle cannot find, captured or not, is its own error.
+    """
+
+    @of.capture
+    def local() -> None: ...
+
+    with pytest.raises((AttributeError, pickle.PicklingError), match="local"):
+        pickle.dumps(local)
+
+
 @pytest.mark.parametrize("captured", [picklable, Agent.static_outside, Agent.class_outside, Agent().method], ids=str)
 def test_a_captured_function_goes_where_a_function_goes(captured: Any) -> None:
     """
@@ -292,8 +338,29 @@ def test_generator_functions_are_refused(function: Any) -> None:
     """
     Until streams are supported, a generator function is a TypeError at decoration that names the way out.
     """
-    with pytest.raises(TypeError, match=r"capture_span\(\)"):
+    with pytest.raises(TypeError, match="capture the function that consumes it"):
         of.capture(function)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "function", "message"),
+    [
+        ({}, 3, "takes a function, not 3"),
+        ({}, classmethod(3), "takes a function, not 3"),  # type: ignore[arg-type]  # that is the point
+        ({"key": 3}, plain, r"key=….* not 3"),
+        ({"target": "zz"}, plain, "is one of call, llm, root, not 'zz'"),
+        ({"target": []}, plain, r"is one of call, llm, root, not \[\]"),
+        ({"key": "key"}, min, r"key='key'.*: min does not tell its parameters"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused_at_decoration(
+    arguments: dict[str, Any], function: Any, message: str
+) -> None:
+    """
+    A wrong argument, or nothing to call, is a TypeError that says what was given, before any call.
+    """
+    with pytest.raises(TypeError, match=message):
+        of.capture(**arguments)(function)
 
 
 # --- what the caller sees ----------------------------------------------------------------------------------------
@@ -646,6 +713,69 @@ def test_a_result_that_passes_through_belongs_to_the_outer_call(
     assert span_id(spans.get_finished_spans()[-1]) == provider.handle_for_key("m-1").span_id
 
 
+@pytest.mark.parametrize("nested_key", ["message_id", lambda result: result])
+def test_a_nested_call_never_takes_a_key_that_was_bound_by_hand(
+    nested_key: Any, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A key that was bound to a block inside of it means the block, whatever the calls within are called.
+    """
+
+    @of.capture(key=nested_key)
+    def nested(message_id: str) -> str:
+        return message_id
+
+    with of.capture_span("block") as handle:
+        of.bind_key(handle, "m-1")
+        _correlate.note_key(handle, "m-1")
+        with of.capture_span("between"):
+            nested("m-1")
+        nested("m-2")
+
+    assert handle.span_id == provider.handle_for_key("m-1").span_id
+    assert span_id(spans.get_finished_spans()[-2]) == provider.handle_for_key("m-2").span_id
+
+
+def test_a_key_is_noted_on_the_running_call_of_its_span() -> None:
+    """
+    Neither another call around, nor one that has ended, nor a span of the same number in another trace has the key.
+    """
+    handle, other, namesake = (
+        of.FeedbackHandle(trace.SpanContext(trace_id, span_id, is_remote=False))
+        for trace_id, span_id in ((1, 1), (1, 2), (2, 1))
+    )
+    outer = _correlate.Call(handle)
+    ended = _correlate.Call(handle, parent=outer, has_ended=True)
+    foreign = _correlate.Call(namesake, parent=ended)
+    inner = _correlate.Call(other, parent=foreign)
+
+    _correlate.note_key(handle, "outside")
+    token = context.attach(_correlate.with_call(inner, context.Context()))
+    _correlate.note_key(handle, "m-1")
+    context.detach(token)
+
+    assert [{"m-1"}, set(), set(), set()] == [call.keys for call in (outer, ended, foreign, inner)]
+
+
+def test_a_call_without_a_handle_does_not_keep_its_key_from_the_calls_inside(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    `span=False` outside of any span captures nothing: the key means the call within that has a span.
+    """
+
+    @of.capture(key="message_id")
+    def inner(message_id: str) -> None: ...
+
+    @of.capture(key="message_id", span=False)
+    def outer(message_id: str) -> None:
+        inner(message_id)
+
+    outer("m-1")
+
+    assert span_id(spans.get_finished_spans()[0]) == provider.handle_for_key("m-1").span_id
+
+
 def test_calls_with_other_keys_inside_have_their_own(
     provider: of.FeedbackProvider, spans: InMemorySpanExporter
 ) -> None:
@@ -990,6 +1120,112 @@ def test_a_key_that_cannot_be_bound_leaves_nothing_behind(
     assert provider._capture_errors > 0
 
 
+class Interrupting:
+    """An id whose text is asked for when Ctrl-C is pressed."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_interrupt_before_the_body_passes_and_leaves_nothing_behind(
+    is_async: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A Ctrl-C while the key is read reaches the caller, and the call has ended: nothing of it is current.
+    """
+
+    @of.capture(key="message_id")
+    def answer(message_id: Any) -> None: ...
+
+    @of.capture(key="message_id")
+    async def answer_async(message_id: Any) -> None: ...
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(answer_async(Interrupting())) if is_async else answer(Interrupting())
+
+    assert of.current_handle() is None
+    assert not trace.get_current_span().get_span_context().is_valid
+    assert [trace.StatusCode.ERROR] == [span.status.status_code for span in spans.get_finished_spans()]
+    assert 0 == provider._capture_errors
+
+
+def test_an_interrupt_while_the_key_of_the_result_is_read_ends_the_call_once(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A Ctrl-C after the body reaches the caller; the call has ended as the success that it was.
+    """
+
+    @of.capture(key=str)
+    def answer() -> Interrupting:
+        return Interrupting()
+
+    with pytest.raises(KeyboardInterrupt):
+        answer()
+
+    assert of.current_handle() is None
+    assert [trace.StatusCode.UNSET] == [span.status.status_code for span in spans.get_finished_spans()]
+    assert [] == [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")]
+
+
+CAPTURING = {_capture.__file__, contextvars_context.__file__}
+
+
+class CtrlC:
+    """Raises KeyboardInterrupt at the n-th call of capture and of what keeps its context, where Python looks for signals."""
+
+    def __init__(self, moment: int) -> None:
+        self.left = moment
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code.co_filename in CAPTURING and event in ("call", "c_call", "c_return"):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        sys.setprofile(self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+
+@of.capture(key="message_id")
+def stop_interrupting(message_id: str) -> None:
+    sys.setprofile(None)
+
+
+def enter_block() -> None:
+    with of.capture_span():
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("enter", [lambda: stop_interrupting("m-1"), enter_block], ids=["capture", "capture_span"])
+def test_an_interrupt_at_any_moment_before_the_body_leaves_nothing_behind(
+    enter: Callable[[], None], tracer_provider: TracerProvider
+) -> None:
+    """
+    Wherever in capture a Ctrl-C strikes before the body runs, no call and no span stay current, and no span stays open.
+    """
+    configure(tracer_provider)
+
+    assert 5 < sum(1 for _ in takewhile(bool, (is_interrupted(enter, moment) for moment in count(1))))
+
+
+def is_interrupted(enter: Callable[[], None], moment: int) -> bool:
+    """Interrupt at a moment, if it comes before the body, and look at what is left."""
+    try:
+        with CtrlC(moment):
+            enter()
+    except KeyboardInterrupt:
+        assert of.current_handle() is None
+        assert not trace.get_current_span().get_span_context().is_valid
+        assert {} == _correlate.LIVE
+        return True
+    return False
+
+
 def test_capture_says_again_after_a_thousand_failures(
     provider: of.FeedbackProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1032,6 +1268,16 @@ def test_a_block_is_captured(
     assert ("answer", {"model": "gpt"}) == (span.name, span.attributes)
     assert [span_id(span)] * 2 == [handle.span_id, provider.handle_for_key("m-1").span_id]
     assert of.current_handle() is None
+
+
+def test_a_block_may_have_an_attribute_of_any_name(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    An attribute may be called `self`, and the name may be given by keyword.
+    """
+    with of.capture_span(name="answer", self=1):
+        pass
+
+    assert [("answer", {"self": 1})] == [(span.name, span.attributes) for span in spans.get_finished_spans()]
 
 
 def test_a_block_without_a_name_has_a_plain_one(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:

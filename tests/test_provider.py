@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanContext, TraceFlags
 
 from otel_feedback import (
+    ConfigurationError,
     Feedback,
     FeedbackHandle,
     FeedbackProvider,
@@ -354,6 +355,65 @@ class SignallingStore(MemoryStore):
         return found
 
 
+class TestAsync:
+    def test_made_up_keys_keep_nobody_waiting(self, make: Make) -> None:
+        """
+        While two hundred judgements wait for keys that never come, one with a handle is accepted at once.
+        """
+        provider = make(key_wait_millis=60_000)
+
+        async def judge() -> Receipt:
+            waiting = [
+                asyncio.ensure_future(provider.arecord(key=f"no-{n}", name="rating", value=True)) for n in range(200)
+            ]
+            await asyncio.sleep(0)
+            receipt = await asyncio.wait_for(provider.arecord(HANDLE, "rating", True), timeout=30)
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            return receipt
+
+        assert {"unrouted": "pending"} == states(asyncio.run(judge()))
+
+    def test_a_key_that_comes_late_is_waited_for(self, make: Make) -> None:
+        """
+        A judgement in an event loop is joined to a call whose key is bound while it waits.
+        """
+        provider = make(key_wait_millis=60_000)
+
+        async def judge() -> Receipt:
+            waiting = asyncio.ensure_future(provider.arecord(key="m-1", name="rating", value=True))
+            await asyncio.sleep(0)
+            provider.bind_key(HANDLE, "m-1")
+            return await asyncio.wait_for(waiting, timeout=30)
+
+        assert HANDLE.span_id == provider._store.latest(asyncio.run(judge()).id).handle.span_id  # type: ignore[union-attr]  # it is there
+
+    @pytest.mark.parametrize("wait_millis", [0, 100])
+    def test_a_key_that_never_comes_is_unknown(self, make: Make, wait_millis: int) -> None:
+        """
+        After its time the judgement is refused as it is without an event loop.
+        """
+        with pytest.raises(UnknownTargetError, match="'nobody'"):
+            asyncio.run(make(key_wait_millis=wait_millis).arecord(key="nobody", name="rating", value=True))
+
+    @pytest.mark.parametrize("key", [1.5, b"m-1", ["m-1"]])
+    def test_a_key_that_is_none_is_refused_without_waiting(self, make: Make, key: Any) -> None:
+        """
+        What can be nobody's key is an error at once.
+        """
+        with pytest.raises(InvalidFeedbackError):
+            asyncio.run(make(key_wait_millis=60_000).arecord(key=key, name="rating", value=True))
+
+    def test_where_everything_is_off_nobody_waits(self) -> None:
+        """
+        A disabled provider answers at once, whatever the key.
+        """
+        provider = FeedbackProvider(settings=Settings(disabled=True, key_wait_millis=60_000))
+
+        assert "disabled" == asyncio.run(provider.arecord(key="nobody", name="rating", value=True)).durability
+
+
 class TestKeys:
     @pytest.mark.parametrize("key", ["m-1", 17])
     def test_a_key_leads_to_its_call(self, make: Make, key: Any) -> None:
@@ -459,7 +519,7 @@ class TestParking:
         assert provider.handle_for_key("m-1") == HANDLE
         after = provider.status(receipt.id)
 
-        assert ({}, {}, {"a": "pending"}) == (states(receipt), states(before), states(after))
+        assert ({"a": "parked"}, {"a": "parked"}, {"a": "pending"}) == (states(receipt), states(before), states(after))
         assert receipt.id == before.id == after.id
 
     @pytest.mark.parametrize("kind", ["app", "response"])
@@ -475,7 +535,7 @@ class TestParking:
         provider.bind_key(HANDLE, "r-1", kind)
         provider._running().correlator.flush()
 
-        assert ({}, {UNROUTED: "pending"}) == (waiting, states(provider.status(receipt.id)))
+        assert ({UNROUTED: "parked"}, {UNROUTED: "pending"}) == (waiting, states(provider.status(receipt.id)))
 
     def test_with_a_kind_only_that_one_joins(self, make: Make) -> None:
         """
@@ -489,7 +549,7 @@ class TestParking:
         provider.bind_key(HANDLE, "c-1", "conversation")
         provider._running().correlator.flush()
 
-        assert ({}, {UNROUTED: "pending"}) == (waiting, states(provider.status(receipt.id)))
+        assert ({UNROUTED: "parked"}, {UNROUTED: "pending"}) == (waiting, states(provider.status(receipt.id)))
 
     def test_after_joining_the_id_is_what_recording_directly_would_give(self, make: Make) -> None:
         """
@@ -791,6 +851,14 @@ class BrokenTracing(NoOpTracerProvider):
 
     def force_flush(self, timeout_millis: int) -> bool:
         raise RuntimeError("no flush")
+
+
+def test_a_store_in_memory_has_a_name_of_its_own() -> None:
+    """
+    SQLite's name for memory would make a file of that name; the error says what to write instead.
+    """
+    with pytest.raises(ConfigurationError, match="memory:"):
+        FeedbackProvider(exporters=[], store="sqlite:///:memory:")
 
 
 class TestForceFlush:

@@ -30,6 +30,17 @@ def a_router(*exporters: InMemoryFeedbackExporter, exports_unsampled: bool = Fal
 ROUTER = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"))
 
 
+@pytest.mark.parametrize("wrong", ["orq", InMemoryFeedbackExporter, None, object()])
+def test_what_is_no_exporter_is_refused_at_the_door(wrong: Any) -> None:
+    """
+    A name, a class, or anything else instead of an exporter is named before anything is started.
+    """
+    with pytest.raises(ConfigurationError, match="is no exporter") as caught:
+        a_router(wrong)
+
+    assert "exporters" == caught.value.setting
+
+
 class TestDestinations:
     @pytest.mark.parametrize(
         ("to", "destinations"),

@@ -170,10 +170,10 @@ class ShortExporter(InMemoryFeedbackExporter):
 
 
 class BoastfulExporter(InMemoryFeedbackExporter):
-    """Claims to carry what nobody said."""
+    """Claims to carry what no judgement has."""
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:
-        return [Part(record=record, kind="value", body={}, carries=frozenset({"comment"}))]
+        return [Part(record=record, kind="value", body={}, carries=frozenset({"mood"}))]
 
 
 class CountingExporter(InMemoryFeedbackExporter):

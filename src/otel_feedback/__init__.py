@@ -114,7 +114,7 @@ _HOMES = {
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-# All names but `FeedbackInstrumentor`, which needs an extra: `import *` works without it.
+# All names but `FeedbackInstrumentor`, which needs an extra: `import *` and `help()` work without it.
 __all__ = [
     "BraintrustExporter",
     "ConfigurationError",
@@ -185,4 +185,4 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for a pub
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return sorted(_HOME_OF)
+    return __all__

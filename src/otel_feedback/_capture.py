@@ -69,9 +69,9 @@ def _start(provider: ActiveProvider, name: str, *, opens_span: bool, attributes:
     """Open a call, or leave nothing of it behind."""
     before = context.get_current()
     span = None
-    if opens_span:
-        span = provider.tracer.start_span(name, attributes={**provider.span_attributes, **attributes})
     try:
+        if opens_span:
+            span = provider.tracer.start_span(name, attributes={**provider.span_attributes, **attributes})
         return _enter(provider, span)
     except BaseException:
         # A Ctrl-C comes anywhere, also between having become current and knowing it.
@@ -280,8 +280,11 @@ class _CapturedFunction(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # as 
     """A captured function, which can be copied and sent to another process as a function can."""
 
     __bound_function_wrapper__ = _BoundCapturedFunction
-    # What captures a function as this one was captured.
-    _self_again: Callable[[Any], Any]
+
+    def __init__(self, wrapped: Any, wrapper: Any, again: Callable[[Any], Any]) -> None:
+        super().__init__(wrapped, wrapper)
+        # What captures a function as this one was captured.
+        self._self_again = again
 
     def __reduce_ex__(self, protocol: object) -> str | tuple[Any, ...]:
         """Let pickle look it up by its name, as it does with functions; capture again what has no name of its own."""
@@ -368,9 +371,8 @@ def _decorate(function: F, *, key: Key, name: str | None, target: Target, span: 
         is_bound=hasattr(function, "__self__"),
     )
     call = _call_async if inspect.iscoroutinefunction(plain) else _call
-    wrapper = _CapturedFunction(function, functools.partial(call, captured))
-    wrapper._self_again = functools.partial(_decorate, key=key, name=name, target=target, span=span)
-    return cast("F", wrapper)
+    again = functools.partial(_decorate, key=key, name=name, target=target, span=span)
+    return cast("F", _CapturedFunction(function, functools.partial(call, captured), again))
 
 
 def _call(captured: _Capture, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:

@@ -218,11 +218,11 @@ class Correlator:
         self._write_late()
         return is_written
 
-    def find(self, key: str, kind: str | None = None) -> Sequence[FeedbackHandle]:
+    def find(self, key: str, kind: str | None = None, *, waits: bool = True) -> Sequence[FeedbackHandle]:
         """Answer the calls that a key names, newest first, waiting a little for a key that is not there yet."""
         self.flush()
         kinds = DEFAULT_KINDS if kind is None else (kind,)
-        polls = self._key_wait_millis // POLL_MILLIS
+        polls = self._key_wait_millis // POLL_MILLIS if waits else 0
         for poll in range(polls + 1):
             for each in kinds:
                 if found := self._store.find(each, key):

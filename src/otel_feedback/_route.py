@@ -40,6 +40,12 @@ class Router:
         self.exporters: dict[str, FeedbackExporter] = {}
         self._exports_unsampled = exports_unsampled
         for exporter in exporters:
+            if isinstance(exporter, type) or not hasattr(exporter, "name") or not hasattr(exporter, "parts"):
+                raise ConfigurationError(
+                    f"{exporter!r} is no exporter: give objects, as in exporters=[OrqExporter()], and names in "
+                    "OTEL_FEEDBACK_EXPORTERS",
+                    setting="exporters",
+                )
             if exporter.name in (*self.exporters, UNROUTED):
                 raise ConfigurationError(
                     f"the exporter name {exporter.name!r} is taken; give one of the two another name=",

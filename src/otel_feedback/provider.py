@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, overload
+from uuid import UUID
 
 from opentelemetry import trace
 
@@ -61,10 +62,15 @@ ENTRY_POINT_GROUP = "otel_feedback_exporter"
 
 # A failing capture says so at its first error and then at every thousandth.
 CAPTURE_ERRORS_PER_LINE = 1_000
+# How often a judgement that is given in an event loop looks again for its key.
+ASYNC_POLL_MILLIS = 100
 # How often a flush looks again while something is due later.
 FLUSH_POLL_MILLIS = 20
 # What a judgement waits for whose giver named no kind: a key of any of the kinds that are looked among by default.
 ANY_KIND = "any"
+
+# What a judgement is that waits for its key: not in the outbox yet.
+PARKED = DeliveryStatus("parked", "no call is known for its key yet")
 
 _DISABLED = Receipt("", "disabled", {})
 
@@ -187,7 +193,10 @@ class FeedbackProvider:
         await asyncio.to_thread(self.shutdown)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Deliver everything that is due until nothing waits or time is up; say whether nothing waits.
+        """Deliver what is due, and what will be due in time, and say whether nothing waits.
+
+        It answers false as soon as it is clear that something will still wait when time is up: because it is held, is
+        tried again later, or another process is delivering it. `status()` says why.
 
         The tracer provider is flushed first, so that what is held until its span has arrived may go when the span
         ended in this process. Where another process delivers, this one only waits for it.
@@ -385,8 +394,24 @@ class FeedbackProvider:
     ) -> Receipt: ...
 
     async def arecord(self, target: Any = None, name: Any = None, value: Any = None, **options: Any) -> Receipt:
-        """Accept one judgement without blocking the event loop."""
-        return await asyncio.to_thread(partial(self.record, target, name, value, **options))
+        """Accept one judgement without blocking the event loop.
+
+        While it waits for a key it holds no thread, so that made-up keys do not keep other judgements waiting.
+        """
+        feedback = Feedback(target=target, name=name, value=value, **options)
+        polls = 0 if feedback.key is None else self.settings.key_wait_millis // ASYNC_POLL_MILLIS
+        for _ in range(polls):
+            if await asyncio.to_thread(self._knows, feedback):
+                break
+            await asyncio.sleep(ASYNC_POLL_MILLIS / 1_000)
+        (receipt,) = await asyncio.to_thread(partial(self._record_many, [feedback], waits=False))
+        return receipt
+
+    def _knows(self, feedback: Feedback) -> bool:
+        """Tell whether nothing is to be waited for: the key is there, or is none."""
+        if self.is_disabled or not isinstance(feedback.key, (str, int, UUID)):
+            return True
+        return bool(self._running().correlator.find(str(feedback.key), feedback.key_kind, waits=False))
 
     def record_many(self, feedback: Iterable[Feedback]) -> list[Receipt]:
         """Accept several judgements in one transaction, all or none; one receipt for each, in order.
@@ -400,10 +425,14 @@ class FeedbackProvider:
 
             StoreError: when the store cannot take them; `OutboxFullError` when it is full.
         """
+        return self._record_many(feedback, waits=True)
+
+    def _record_many(self, feedback: Iterable[Feedback], *, waits: bool) -> list[Receipt]:
+        """Accept several judgements, waiting for unknown keys or not."""
         if self.is_disabled:
             return [_DISABLED for _ in feedback]
         engine = self._running()
-        accepted = [self._accept(engine, each) for each in feedback]
+        accepted = [self._accept(engine, each, waits=waits) for each in feedback]
         if entries := [each.what for each in accepted if isinstance(each.what, Entry)]:
             self._store.put_many(entries)
         for each in accepted:
@@ -461,6 +490,8 @@ class FeedbackProvider:
         if deliveries is None:
             raise self._unknown_id(record_id)
         latest = self._store.latest(record_id)
+        if latest is None:
+            deliveries = dict.fromkeys(self._exporters or (UNROUTED,), PARKED)
         missing = {} if latest is None else _missing(self._router.plan(latest, tuple(deliveries)))
         return Receipt(record_id, self._store.durability, deliveries, missing)
 
@@ -477,7 +508,7 @@ class FeedbackProvider:
         accepted = self._accept(self._running(), feedback)
         return self._router.plan(accepted.what.record, self._router.destinations(feedback))
 
-    def _accept(self, engine: _Engine, feedback: Feedback) -> _Accepted:
+    def _accept(self, engine: _Engine, feedback: Feedback, *, waits: bool = True) -> _Accepted:
         """Check a judgement, join it to its call, and say where it goes; nothing is stored yet."""
         if self._redact is not None:
             feedback = self._redact(feedback)
@@ -490,8 +521,8 @@ class FeedbackProvider:
         check_one_target(feedback)
         if isinstance(feedback.target, str):
             raise InvalidTokenError(
-                "a string as the target is only ever a signed token, and no signing keys are set; raw ids go through "
-                "FeedbackHandle.from_traceparent()",
+                "a string as the target is only ever a signed token, which this release does not take yet; raw ids go "
+                "through FeedbackHandle.from_traceparent()",
                 reason="unsigned",
             )
         destinations = self._router.destinations(feedback)
@@ -505,7 +536,7 @@ class FeedbackProvider:
         )
         missing = _missing(self._router.plan(record, destinations))
         if feedback.target is None:
-            handle = self._handle_of_key(engine, feedback)
+            handle = self._handle_of_key(engine, feedback, waits=waits)
             if handle is None:
                 return _Accepted(Parked(record, kind, key, destinations or None), missing)
             record = _joined(record, handle)
@@ -527,10 +558,10 @@ class FeedbackProvider:
                 value=record.id,
             )
 
-    def _handle_of_key(self, engine: _Engine, feedback: Feedback) -> FeedbackHandle | None:
+    def _handle_of_key(self, engine: _Engine, feedback: Feedback, *, waits: bool) -> FeedbackHandle | None:
         """Look a key up; a key that is not there is an error, unless it shall be parked."""
         key, kind = str(feedback.key), feedback.key_kind
-        found = engine.correlator.find(key, kind)
+        found = engine.correlator.find(key, kind, waits=waits)
         is_parking = self.settings.on_unknown_key == "park"
         if found and is_parking:
             # An earlier word on the same call comes first, where the process that bound the key has not joined it yet.
@@ -541,8 +572,8 @@ class FeedbackProvider:
 
     def _unknown_key(self, key: str, kind: str | None) -> UnknownTargetError:
         return UnknownTargetError(
-            f"no trace is known for key {key!r} in {self._store.url}; was the call captured, does it use the same "
-            "store, and has the correlation expired?",
+            f"no trace is known for key {key!r} in {self._store.url}; was the call captured, with an OpenTelemetry SDK "
+            "set up, does it use the same store, and has the correlation expired?",
             key=key,
             key_kind=kind,
             store=self._store.url,
@@ -559,7 +590,8 @@ class FeedbackProvider:
         if isinstance(what, Entry):
             deliveries = {name: _first_status(what.skipped.get(name)) for name in what.destinations}
         else:
-            deliveries = dict(self._store.status(what.record.id) or {})
+            joined = self._store.status(what.record.id)
+            deliveries = dict(joined) if joined else dict.fromkeys(what.to or (UNROUTED,), PARKED)
         return Receipt(what.record.id, self._store.durability, deliveries, accepted.not_carried)
 
     # --- judgements that wait for their key ---
@@ -658,6 +690,8 @@ class FeedbackProvider:
         """
         if not self._sees_spans and not self.is_disabled:
             self._sees_spans = processor.install(self._tracer_provider or trace.get_tracer_provider())
+            if not self._sees_spans:
+                logger.info("no tracer provider of an OpenTelemetry SDK is set yet: spans of other libraries go unseen")
 
 
 # --- composition -------------------------------------------------------------------------------------------------
@@ -723,7 +757,7 @@ def _store_of(store: Store | str, settings: Settings, clock: Clock) -> Store:
     if store in ("memory:", "memory://"):
         return MemoryStore(clock=clock)
     scheme, separator, path = store.partition(":///")
-    if scheme == "sqlite" and separator and path:
+    if scheme == "sqlite" and separator and path and path != ":memory:":
         return SQLiteStore(path, durability=settings.durability, clock=clock)
     raise ConfigurationError(
         "the store's URL must be sqlite:///path (four slashes for an absolute path) or memory:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -128,15 +129,26 @@ def test_the_sandbox_says_how_to_point_an_app_at_it():
     """
     What the sandbox prints is a working environment, and Ctrl-C ends it cleanly.
     """
-    with subprocess.Popen([*COMMAND, "sandbox", "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*COMMAND, "sandbox", "--port", "0", "--orq-property", "helpfulness"], stdout=subprocess.PIPE, text=True
+    ) as process:
         lines = until(process, "Look at")
         exports = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
         with urllib.request.urlopen(re.search(r"http://\S+/state", lines[-1])[0].rstrip(")."), timeout=10) as answer:
             status = answer.status
+        feedback = {"property": "helpfulness", "value": 4, "trace_id": "a" * 32, "product": "otel"}
+        declared = urllib.request.Request(
+            f"{exports['ORQ_BASE_URL']}/v2/feedback",
+            data=json.dumps(feedback).encode(),
+            headers={"authorization": f"Bearer {exports['ORQ_API_KEY']}", "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(declared, timeout=10) as answer:
+            declared_status = answer.status
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=30)
 
-    assert (status, code) == (200, 0)
+    assert (status, declared_status, code) == (200, 200, 0)
+    assert exports["OTEL_FEEDBACK_EXPORTERS"] == "orq,braintrust,weave"
     assert {"ORQ_BASE_URL", "BRAINTRUST_API_URL", "WF_TRACE_SERVER_URL"} <= exports.keys()
     assert sum("/v1/traces" in line for line in lines) == 4
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from exporter_bench import ID, record
 
 from otel_feedback import ConsoleFeedbackExporter
+from otel_feedback.exceptions import ConfigurationError
 from otel_feedback.exporters import Success
 from otel_feedback.testing import ExporterContract
 
@@ -62,3 +64,21 @@ class TestConsole:
         (part,) = ConsoleFeedbackExporter().parts(said)
 
         assert (frozenset(said.said), True) == (part.carries, ConsoleFeedbackExporter.exports_unsampled)
+
+    @pytest.mark.parametrize(
+        ("setting", "given_value"),
+        [
+            ("out", 3),
+            ("out", "stdout"),
+            ("name", ""),
+            ("name", 3),
+        ],
+    )
+    def test_a_wrong_argument_is_refused_by_name(self, setting: str, given_value: Any) -> None:
+        """
+        What would fail later, or do nothing in silence, is refused when the exporter is made.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            ConsoleFeedbackExporter(**{setting: given_value})
+
+        assert setting == caught.value.setting

@@ -48,6 +48,11 @@ from otel_feedback.exporters._http import (
     NoAnswer,
     check_api_key,
     check_base_url,
+    check_choice,
+    check_millis,
+    check_names,
+    check_offers,
+    check_text,
     json_of,
     message_of,
     one_by_one,
@@ -55,6 +60,7 @@ from otel_feedback.exporters._http import (
     require_api_key,
     result_of,
     retry_after_millis,
+    text_or,
 )
 from otel_feedback.testing import FakeClock
 
@@ -147,6 +153,21 @@ class TestResults:
         assert f"HTTP 400: {'x' * 300}" == reason_of(answer(400), "x" * 5_000)
 
     @pytest.mark.parametrize(
+        ("status", "expected"),
+        [
+            (status, "HTTP {}: ours" if kind is PauseDestination else "HTTP {}: ours theirs")
+            for status, kind in STATUSES.items()
+        ],
+    )
+    def test_a_pause_has_no_word_of_the_vendors(self, status: int, expected: str) -> None:
+        """
+        Where the destination is concerned the reason is in our words only; elsewhere the vendor's follow them.
+        """
+        result = result_of(answer(status), now_unix_nano=NOON, hint="ours", message="theirs")
+
+        assert expected.format(status) == result.reason
+
+    @pytest.mark.parametrize(
         ("content", "expected"),
         [(b'{"a": 1}', {"a": 1}), (b"", None), (b"<html>", None), (b"\xff\xfe", None), (b"[" * 100_000, None)],
     )
@@ -196,6 +217,14 @@ class TestMessages:
             ({"value": True, "user_id": "u-42"}, "no such user u-42"),
             ({"value": True, "metadata": {"mail": "a@example.com"}}, "a@example.com was refused"),
             ({"value": True, "tags": ["vip"]}, "tag (vip) unknown"),
+            ({"comment": "The capital is Paris"}, "cannot store THE CAPITAL IS PARIS"),
+            ({"comment": "The capital is Paris"}, "cannot store The\u00a0 capital\tis Paris"),
+            ({"comment": "The capital is Paris"}, "unknown: TheCapitalIsParis"),
+            ({"comment": "It's Paris, not Lyon"}, "unknown: its_paris_not_lyon"),
+            ({"comment": "Straße"}, "STRASSE is too short"),
+            ({"comment": "Spot on"}, "bad: spot-on"),
+            ({"comment": "Spot  on!"}, "bad: SPOT\nON"),
+            ({"comment": "👍"}, "no emoji: 👍"),
         ],
     )
     def test_a_message_that_quotes_what_was_said_is_left_out(self, said: dict[str, Any], message: str) -> None:
@@ -213,6 +242,38 @@ class TestMessages:
         part = PlainExporter().parts(record(comment="no"))[0]
 
         assert "trace not found" == message_of(answer(404, {"message": "trace not found"}), "message", part)
+
+    @pytest.mark.parametrize("said", [{"metadata": {"page": ""}}, {"metadata": {"page": "…"}}])
+    def test_what_has_no_words_hides_nothing(self, said: dict[str, Any]) -> None:
+        """
+        A text without a letter is found in no other text but one that has it.
+        """
+        part = PlainExporter().parts(record(comment="fine", **said))[0]
+
+        assert "not found" == message_of(answer(400, {"message": "not found"}), "message", part)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            f"Invalid API key: Bearer {SECRET}",
+            f"Invalid API key: {SECRET.upper()}",
+            f"Invalid API key: {SECRET[:14]}***",
+            f"Invalid API key: ***{SECRET[-13:]}",
+        ],
+    )
+    def test_a_message_that_quotes_the_key_is_left_out(self, message: str) -> None:
+        """
+        A vendor's text that repeats what a header held, or a run of it, never becomes a reason.
+        """
+        assert "" == PlainExporter().message(answer(400, {"message": message}), "message", PARTS[0])
+
+    def test_the_name_of_a_scheme_is_no_secret(self) -> None:
+        """
+        A text that only speaks of bearers is kept.
+        """
+        said = "a Bearer token is needed"
+
+        assert said == PlainExporter().message(answer(400, {"message": said}), "message", PARTS[0])
 
 
 class TestOneByOne:
@@ -633,6 +694,82 @@ class TestChecks:
 
         assert ("ORQ_API_KEY", False) == (caught.value.setting, SECRET in str(caught.value))
 
+    @pytest.mark.parametrize("url", [None, 3, b"https://api.orq.ai"])
+    def test_what_is_no_text_is_no_base_url(self, url: Any) -> None:
+        """
+        A base URL of another type is refused by name, as an unset variable is.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            PlainExporter(url)
+
+        assert "base_url" == caught.value.setting
+
+    @pytest.mark.parametrize(
+        "check",
+        [
+            lambda: check_text("", "it"),
+            lambda: check_text(" ", "it"),
+            lambda: check_text(None, "it"),
+            lambda: check_text(3, "it"),
+            lambda: text_or(3, "it", "default"),
+            lambda: text_or(False, "it", "default"),
+            lambda: text_or(b"a", "it", "default"),
+            lambda: check_names("tone", "it"),
+            lambda: check_names(None, "it"),
+            lambda: check_names(3, "it"),
+            lambda: check_names(["tone", ""], "it"),
+            lambda: check_names([["tone"]], "it"),
+            lambda: check_names(b"tone", "it"),
+            lambda: check_choice("c", "it", ("a", "b")),
+            lambda: check_choice(None, "it", ("a", "b")),
+            lambda: check_choice(["a"], "it", ("a", "b")),
+            lambda: check_millis(-1, "it"),
+            lambda: check_millis(1.5, "it"),
+            lambda: check_millis("5", "it"),
+            lambda: check_millis(True, "it"),
+            lambda: check_millis(None, "it"),
+            lambda: check_offers("console", "it", "write"),
+            lambda: check_offers(3, "it", "write"),
+        ],
+    )
+    def test_an_argument_of_another_type_is_refused_by_name(self, check: Any) -> None:
+        """
+        What an exporter cannot use is a wrong setting, which the error names.
+        """
+        with pytest.raises(ConfigurationError, match=r"^it must") as caught:
+            check()
+
+        assert "it" == caught.value.setting
+
+    def test_an_argument_that_can_be_used_is_taken_as_it_is(self) -> None:
+        """
+        A text stands, nothing gives way to the default, names are a set.
+        """
+        check_choice("b", "it", ("a", "b"))
+        check_millis(0, "it")
+        check_offers(None, "it", "write")
+        check_offers(sys.stdout, "it", "write")
+
+        assert ("a", "given", "default", "default") == (
+            check_text("a", "it"),
+            text_or("given", "it", "default"),
+            text_or(None, "it", "default"),
+            text_or("", "it", "default"),
+        )
+        assert [frozenset(), {"a", "b"}] == [check_names((), "it"), check_names({"a", "b"}, "it")]
+
+    @pytest.mark.parametrize("name", ["timeout_millis", "total_timeout_millis"])
+    def test_a_timeout_is_a_whole_number(self, name: str) -> None:
+        """
+        A timeout that is no number of milliseconds is refused when the options are made.
+        """
+        options: dict[str, Any] = {name: "10"}
+
+        with pytest.raises(ConfigurationError) as caught:
+            HTTPOptions(**options)
+
+        assert name == caught.value.setting
+
     def test_who_delivers_needs_a_key(self) -> None:
         """
         The error names the exporter and the variable to set.
@@ -657,6 +794,6 @@ class _Reader(PlainExporter):
         super().__init__(base_url, options)
         self.read: list[int] = []
 
-    def result(self, response: httpx.Response, hint: str = "") -> Result:
+    def result(self, response: httpx.Response, hint: str = "", message: str = "") -> Result:
         self.read.append(len(response.content))
-        return super().result(response, hint)
+        return super().result(response, hint, message)

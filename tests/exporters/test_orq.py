@@ -39,7 +39,7 @@ from otel_feedback.testing import ExporterContract
 # What orq publishes of a ULID; the first digit holds the three topmost of 128 bits.
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 FEEDBACK, REMOVE = "/v2/feedback", "/v2/feedback/remove"
-STATUSES_HERE: Mapping[int, type[Result]] = {**STATUSES, 404: RetryableFailure}
+STATUSES_HERE: Mapping[int, type[Result]] = {**STATUSES, 404: RetryableFailure, 409: Success}
 
 
 def said_to_orq(exporter: OrqExporter, **said: Any) -> dict[str, Any]:
@@ -290,12 +290,36 @@ class TestRequests:
     @pytest.mark.parametrize(("status", "expected"), STATUSES_HERE.items())
     def test_each_status_has_its_result(self, status: int, expected: type[Result]) -> None:
         """
-        The shared table, but that a 404 may be a trace that has not arrived yet.
+        The shared table, but that a 404 may be a trace that has not arrived yet, and a 409 is our own id.
         """
         exporter = OrqExporter()
         _, results = play(exporter.exchange(exporter.parts(record(value=True))), answer(status))
 
         assert [expected] == [type(result) for result in results]
+
+    def test_an_id_that_is_there_already_has_arrived(self) -> None:
+        """
+        After a lost answer a 409 to the same id says that the first try came through.
+        """
+        exporter = OrqExporter()
+        (part,) = exporter.parts(record(value=True))
+        lost = play(exporter.exchange([part]), UNCLEAR)[1]
+        again = play(exporter.exchange([part]), answer(409, {"message": "id already exists"}))[1]
+
+        assert ([UNCLEAR.result], [Success("HTTP 409: it is there already")]) == (lost, again)
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 500])
+    def test_the_key_is_in_no_reason(self, status: int) -> None:
+        """
+        An error that echoes the authorization loses its text.
+        """
+        exporter = OrqExporter(SECRET)
+        _, (result,) = play(
+            exporter.exchange(exporter.parts(record(value=True))),
+            lambda request: answer(status, {"message": f"Invalid API key: {request.headers['authorization']}"}),
+        )
+
+        assert (False, False) == (SECRET in result.reason, "Invalid" in result.reason)
 
     @pytest.mark.parametrize(
         ("body", "ending"),
@@ -399,6 +423,13 @@ class TestNative:
             {"value": [1]},
             {"value": {"a": 1}},
             {"product": 1},
+            {"property": ""},
+            {"property": " "},
+            {"value": ""},
+            {"value": []},
+            {"value": [""]},
+            {"value": ["good", ""]},
+            {"product": ""},
         ],
     )
     def test_ids_and_wrong_types_are_refused(self, native: dict[str, Any]) -> None:
@@ -464,6 +495,33 @@ class TestConstructor:
 
         with pytest.raises(ConfigurationError, match="ORQ_API_KEY"):
             exporter.start()
+
+    @pytest.mark.parametrize(
+        ("setting", "given_value"),
+        [
+            ("api_key", 3),
+            ("base_url", 3),
+            ("name", ""),
+            ("name", None),
+            ("options", 3),
+            ("thumbs", "rating"),
+            ("thumbs", [""]),
+            ("properties", "tone"),
+            ("properties", 3),
+            ("comment_property", ""),
+            ("comment_property", 3),
+            ("product", ""),
+            ("product", ["otel"]),
+        ],
+    )
+    def test_a_wrong_argument_is_refused_by_name(self, setting: str, given_value: Any) -> None:
+        """
+        What would fail later, or do nothing in silence, is refused when the exporter is made.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            OrqExporter(**{setting: given_value})
+
+        assert setting == caught.value.setting
 
     def test_an_unknown_product_is_warned_about(self, caplog: pytest.LogCaptureFixture) -> None:
         """

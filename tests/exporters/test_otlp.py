@@ -199,3 +199,24 @@ class TestVersions:
         """
         with pytest.raises(ConfigurationError, match=f"1.37 or newer; there is {version}"):
             check_sdk(version)
+
+
+@pytest.mark.skipif(SDK < OLDEST_SDK, reason="this SDK is too old for the OTLP exporter")
+class TestConstructor:
+    @pytest.mark.parametrize(
+        ("setting", "given_value"),
+        [
+            ("logger_provider", 3),
+            ("logger_provider", "otlp"),
+            ("name", ""),
+            ("name", 3),
+        ],
+    )
+    def test_a_wrong_argument_is_refused_by_name(self, setting: str, given_value: Any) -> None:
+        """
+        What would fail later, or do nothing in silence, is refused when the exporter is made.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            OTLPFeedbackExporter(**{setting: given_value})
+
+        assert setting == caught.value.setting

@@ -490,6 +490,12 @@ class TestNative:
             ({"value": True}, {"feedback_type": AGENT, "scorer_tags": []}),
             ({"comment": "c"}, {"feedback_type": AGENT}),
             ({"value": True}, {"feedback_type": "wandb.annotation.tone"}),
+            ({"value": True}, {"feedback_type": "wandb.custom"}),
+            ({"value": True}, {"feedback_type": "wandb."}),
+            ({"value": True}, {"feedback_type": "wandb.reaction.2"}),
+            ({"value": True}, {"feedback_type": "wandb.runnable."}),
+            ({"value": True}, {"feedback_type": "wandb.agent_monitor_of_mine"}),
+            ({"value": True}, {"feedback_type": "wandb.annotation.", "annotation_ref": "weave:///a/b/object/c:d"}),
             ({"value": 0.5}, {"feedback_type": REACTION}),
             ({"value": True}, {"payload": {"emoji": "good"}}),
             ({"value": True}, {"payload": {"emoji": ""}}),
@@ -546,10 +552,13 @@ class TestNative:
             {"weave_ref": "weave:///acme/chat/call/1"},
             {"wb_user_id": "u"},
             {"feedback_type": 1},
+            {"feedback_type": ""},
+            {"feedback_type": " "},
             {"payload": "text"},
             {"payload": None},
             {"creator": 7},
             {"creator": None},
+            {"creator": ""},
             {"scorer_tags": "a"},
             {"scorer_tags": [1]},
             {"scorer_ratings": {"r": 1.5}},
@@ -626,6 +635,45 @@ class TestConstructor:
 
         with pytest.raises(ConfigurationError):
             WeaveExporter()
+
+    @pytest.mark.parametrize(
+        ("setting", "given_value"),
+        [
+            ("api_key", 3),
+            ("base_url", 3),
+            ("name", ""),
+            ("name", None),
+            ("options", 3),
+            ("project_id", 3),
+            ("view", "foo"),
+            ("view", None),
+            ("view", ["traces"]),
+            ("thumbs", "rating"),
+            ("thumbs", [3]),
+        ],
+    )
+    def test_a_wrong_argument_is_refused_by_name(self, setting: str, given_value: Any) -> None:
+        """
+        What would fail later, or do nothing in silence, is refused when the exporter is made.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            WeaveExporter(**{setting: given_value})
+
+        assert setting == caught.value.setting
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 500])
+    @pytest.mark.parametrize("echo", [lambda request: request.headers["authorization"], lambda _: SECRET])
+    def test_the_key_is_in_no_reason(self, status: int, echo: Any) -> None:
+        """
+        An error that echoes the key, as it is or as the header has it, loses its text.
+        """
+        exporter = traces(api_key=SECRET)
+        _, (result,) = play(
+            exporter.exchange(exporter.parts(record(value=True))),
+            lambda request: answer(status, {"reason": f"Invalid API key: {echo(request)}"}),
+        )
+
+        assert f"HTTP {status}" == result.reason
 
     @pytest.mark.parametrize(
         ("exporter", "setting"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -17,8 +18,9 @@ from rich.text import Text
 from otel_feedback.cli import _demo
 from otel_feedback.cli._demo import Landing
 from otel_feedback.cli._demo_script import TURNS
+from otel_feedback.environment_variables import OTEL_FEEDBACK_EXPORTERS
 from otel_feedback.exceptions import FeedbackError
-from otel_feedback.sandbox import Sandbox, State
+from otel_feedback.sandbox import Sandbox, State, Switches
 
 # The port of the sandbox where none is given: "OTFB" on a telephone, and nobody's by IANA's registry.
 SANDBOX_PORT = 6832
@@ -36,6 +38,9 @@ console = Console(highlight=False)
 @app.command()
 def sandbox(
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes any free one.")] = SANDBOX_PORT,
+    orq_property: Annotated[
+        list[str] | None, typer.Option(help="A property that the orq workspace has, besides orq's own; repeat it.")
+    ] = None,
 ) -> None:
     """Start a stand-in for orq, Braintrust and W&B Weave on this machine, and print how to point an app at it.
 
@@ -43,7 +48,7 @@ def sandbox(
     Ctrl-C ends it.
     """
     try:
-        running = Sandbox(port=port)
+        running = Sandbox(port=port, switches=Switches(orq_properties=tuple(orq_property or ())))
         running.start()
     except OSError as error:
         raise SystemExit(f"otel-feedback: port {port} cannot be had ({error.strerror}); try --port 0") from error
@@ -138,11 +143,13 @@ def _print_sum(rows: Sequence[Mapping[str, Landing]], state: State) -> bool:
 def _print_directions(running: Sandbox) -> None:
     """Say how to point an app at a sandbox."""
     console.print("Set these where the app and its feedback run:\n")
-    for name, value in running.environment().items():
+    variables = {OTEL_FEEDBACK_EXPORTERS: ",".join(VENDORS), **running.environment()}
+    for name, value in variables.items():
         console.print(f"export {name}={value}", soft_wrap=True)
     console.print("\nSend spans (OTLP over HTTP) to:\n")
     for endpoint in running.otlp_endpoints():
-        console.print(f"  {VENDORS[endpoint.vendor]:<11} {endpoint.url}", soft_wrap=True)
+        headers = ",".join(f"{name}={quote(value)}" for name, value in endpoint.headers.items())
+        console.print(f"  {VENDORS[endpoint.vendor]:<11} {endpoint.url}\n{'':13} headers {headers}", soft_wrap=True)
     console.print(f"\nLook at {running.url}/ (JSON: {running.url}/state). Ctrl-C ends it.", soft_wrap=True)
 
 

@@ -10,10 +10,10 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timezone
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -76,16 +76,20 @@ RETRYABLE = frozenset({408, 425, 429})
 DESTINATION = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 501, 505})
 
 
-def result_of(response: httpx.Response, *, now_unix_nano: int, hint: str = "") -> Result:
-    """Read a response as a result; a vendor's exporter asks first for the statuses that mean something else there."""
-    reason = reason_of(response, hint)
+def result_of(response: httpx.Response, *, now_unix_nano: int, hint: str = "", message: str = "") -> Result:
+    """Read a response as a result; a vendor's exporter asks first for the statuses that mean something else there.
+
+    `hint` is in our words and stands in every reason. `message` is in the vendor's and is left out where the
+    destination is concerned: that is when vendors quote keys, whole, masked or in part.
+    """
     status = response.status_code
+    if not response.is_success and (status in DESTINATION or status < 400):
+        return PauseDestination(reason_of(response, hint))
+    reason = reason_of(response, f"{hint} {message}".strip())
     if response.is_success:
         return Success(reason)
     if status in RETRYABLE:
         return RetryableFailure(reason, retry_after_millis(response, now_unix_nano))
-    if status in DESTINATION or status < 400:
-        return PauseDestination(reason)
     if status < 500:
         return PermanentFailure(reason)
     return Unclear(reason, retry_after_millis(response, now_unix_nano))
@@ -100,16 +104,19 @@ def reason_of(response: httpx.Response, hint: str = "") -> str:
     return " ".join(words) + (f": {hint[:MAX_REASON_CHARS]}" if hint else "")
 
 
-def message_of(response: httpx.Response, name: str, part: Part) -> str:
-    """Read the text that a vendor gives with an error, on one line; one that quotes what was said is left out."""
+def message_of(response: httpx.Response, name: str, part: Part, secrets: Iterable[str] = ()) -> str:
+    """Read the text that a vendor gives with an error, on one line.
+
+    One that quotes what was said, or a secret, is left out.
+    """
     body = None if response.is_success else json_of(response)
     text = body.get(name) if isinstance(body, dict) else None
     if not isinstance(text, str):
         return ""
     line = _one_line(text)[:MAX_REASON_CHARS]
     record = part.record
-    said = [part.body.get("value"), record.native, *(getattr(record, field) for field in record.said)]
-    return "" if any(_quotes(line, _one_line(words)) for words in _texts(said)) else line
+    said = [part.body.get("value"), record.native, *(getattr(record, field) for field in record.said), *secrets]
+    return "" if any(_quotes(line, words) for words in _texts(said)) else line
 
 
 def retry_after_millis(response: httpx.Response, now_unix_nano: int) -> int | None:
@@ -164,10 +171,30 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _quotes(line: str, said: str) -> bool:
+    """Tell whether a line has a text in it, in whatever case, with whatever white space and punctuation."""
+    return any(_has(read(line), read(said)) for read in (_folded, _words, _letters))
+
+
+def _has(line: str, said: str) -> bool:
     """Tell whether a line has a text in it: a short one as words of its own, of a long one any run."""
     if len(said) <= QUOTE_CHARS:
-        return re.search(rf"(?<!\w){re.escape(said)}(?!\w)", line) is not None
+        return said != "" and re.search(rf"(?<!\w){re.escape(said)}(?!\w)", line) is not None
     return any(line[start : start + QUOTE_CHARS] in said for start in range(len(line) - QUOTE_CHARS + 1))
+
+
+def _folded(text: str) -> str:
+    """Write a text without regard to case, on one line."""
+    return _one_line(text).casefold()
+
+
+def _words(text: str) -> str:
+    """Write only the words of a text."""
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def _letters(text: str) -> str:
+    """Write the words of a text as one."""
+    return _words(text).replace(" ", "")
 
 
 def _one_line(text: str) -> str:
@@ -191,6 +218,11 @@ class HTTPOptions:
     transport: httpx.BaseTransport | None = None
     clock: Clock = field(default_factory=SystemClock)
 
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        check_millis(self.timeout_millis, "timeout_millis")
+        check_millis(self.total_timeout_millis, "total_timeout_millis")
+
 
 class HTTPFeedbackExporter:
     """What every HTTP exporter shares: subclass it and write `parts` and `exchange`, both without any I/O.
@@ -204,10 +236,13 @@ class HTTPFeedbackExporter:
     """
 
     exports_unsampled = False
+    _api_key: str | None = None
 
     def __init__(self, *, name: str, base_url: str, options: HTTPOptions | None = None) -> None:
-        self.name = name
+        self.name = check_text(name, "name")
         self.base_url = check_base_url(base_url)
+        if options is not None and not isinstance(options, HTTPOptions):
+            raise ConfigurationError(f"options must be HTTPOptions, not {type(options).__name__}", setting="options")
         self._options = options or HTTPOptions()
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
@@ -248,9 +283,15 @@ class HTTPFeedbackExporter:
         headers["content-type"] = "application/json"
         return httpx.Request(method, f"{self.base_url}{path}", content=pydantic_core.to_json(body), headers=headers)
 
-    def result(self, response: httpx.Response, hint: str = "") -> Result:
-        """Read a response by the table that all vendors share."""
-        return result_of(response, now_unix_nano=self.now_unix_nano, hint=hint)
+    def result(self, response: httpx.Response, hint: str = "", message: str = "") -> Result:
+        """Read a response by the table that all vendors share; a vendor's own words are a `message`, never a hint."""
+        return result_of(response, now_unix_nano=self.now_unix_nano, hint=hint, message=message)
+
+    def message(self, response: httpx.Response, name: str, part: Part) -> str:
+        """Read the text that a vendor gives with an error, unless it quotes what was said, or the key."""
+        # The last word of a header: "Bearer" and "Basic" are no secrets.
+        sent = (value.rpartition(" ")[2] for value in self.headers.values())
+        return message_of(response, name, part, secrets=[self._api_key or "", *sent])
 
     def start(self) -> None:
         """Make ready to send."""
@@ -367,6 +408,10 @@ def _without_coding(headers: httpx.Headers) -> list[tuple[str, str]]:
 # --- native fields -----------------------------------------------------------------------------------------------
 
 
+# A text that says something; it is sent as it is given.
+Text = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_length=1)]
+
+
 def native_fields(record: FeedbackRecord, name: str, published: type) -> Mapping[str, Any]:
     """Answer what the application sets of a vendor's own fields, checked against the published types.
 
@@ -407,14 +452,77 @@ def _adapter(published: type) -> pydantic.TypeAdapter[Any]:
 # --- checks of a constructor's arguments -------------------------------------------------------------------------
 
 
-def check_base_url(url: str) -> str:
+def check_text(given: object, name: str) -> str:
+    """Check a text that has to say something.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if not isinstance(given, str) or not given.strip():
+        raise ConfigurationError(f"{name} must be a string that is not empty", setting=name)
+    return given
+
+
+def text_or(given: object, name: str, otherwise: str) -> str:
+    """Take a text that was given, else what stands in for it.
+
+    Raises:
+        ConfigurationError: naming the argument, never its value, which may be a key.
+    """
+    if given is not None and not isinstance(given, str):
+        raise ConfigurationError(f"{name} must be a string, not {type(given).__name__}", setting=name)
+    return given or otherwise
+
+
+def check_names(given: object, name: str) -> frozenset[str]:
+    """Check several names; one bare string would be taken for a name a letter.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if isinstance(given, str) or not isinstance(given, Collection):
+        raise ConfigurationError(f"{name} must be a sequence of names, as in {name}=('tone',)", setting=name)
+    return frozenset(check_text(item, name) for item in given)
+
+
+def check_choice(given: object, name: str, choices: Collection[str]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if given not in choices:
+        raise ConfigurationError(f"{name} must be one of {', '.join(choices)}", setting=name)
+
+
+def check_millis(given: object, name: str) -> None:
+    """Refuse what is no number of milliseconds.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+        raise ConfigurationError(f"{name} must be a whole number of milliseconds, 0 or more", setting=name)
+
+
+def check_offers(given: object, name: str, method: str) -> None:
+    """Refuse what is neither nothing nor an object with the method that is needed.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if given is not None and not callable(getattr(given, method, None)):
+        raise ConfigurationError(f"{name} must have a method {method}()", setting=name)
+
+
+def check_base_url(url: object) -> str:
     """Check a base URL and take off its last slash.
 
     Raises:
         ConfigurationError: when it is no http(s) URL, or has a user, a query or a fragment; it does not contain the
             URL, in which somebody may have put a password.
     """
-    stripped = url.strip().rstrip("/")
+    stripped = url.strip().rstrip("/") if isinstance(url, str) else ""
     if not _is_base_url(stripped):
         raise ConfigurationError(
             "a base URL is http(s)://host[:port][/path], without user, query or fragment", setting="base_url"

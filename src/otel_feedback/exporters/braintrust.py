@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pydantic
 import pydantic_core
@@ -36,11 +36,15 @@ from otel_feedback.exporters._http import (
     HTTPFeedbackExporter,
     HTTPOptions,
     NoAnswer,
+    Text,
     check_api_key,
+    check_choice,
+    check_millis,
     json_of,
     native_fields,
     not_tried,
     require_api_key,
+    text_or,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +81,8 @@ HINTS: Mapping[int, str] = {
 
 
 LabelPlace = Literal["tags"] | Mapping[str, float]
+CommentPolicy = Literal["at_least_once", "at_most_once"]
+TagRow = Literal["root", "span"]
 
 
 class BraintrustNative(TypedDict, total=False):
@@ -84,10 +90,10 @@ class BraintrustNative(TypedDict, total=False):
 
     scores: dict[str, Annotated[float, pydantic.Field(ge=0, le=1)] | None]
     expected: Any
-    comment: str
+    comment: Text
     metadata: dict[str, Any]
     source: Literal["app", "api", "external"]
-    tags: list[str]
+    tags: list[Text]
 
 
 class BraintrustExporter(HTTPFeedbackExporter):
@@ -126,15 +132,19 @@ class BraintrustExporter(HTTPFeedbackExporter):
         base_url: str | None = None,
         name: str = "braintrust",
         hold_millis: int | None = None,
-        comments: Literal["at_least_once", "at_most_once"] = "at_least_once",
-        tags_on: Literal["root", "span"] = "root",
+        comments: CommentPolicy = "at_least_once",
+        tags_on: TagRow = "root",
         labels: Mapping[str, LabelPlace] = MappingProxyType({}),
         options: HTTPOptions | None = None,
     ) -> None:
-        super().__init__(name=name, base_url=base_url or env.read(env.BRAINTRUST_API_URL), options=options)
-        self._api_key = check_api_key(api_key or env.read(env.BRAINTRUST_API_KEY), env.BRAINTRUST_API_KEY)
-        self.parent = check_parent(parent or env.read(env.BRAINTRUST_PARENT))
+        base_url = text_or(base_url, "base_url", env.read(env.BRAINTRUST_API_URL))
+        super().__init__(name=name, base_url=base_url, options=options)
+        api_key = text_or(api_key, "api_key", env.read(env.BRAINTRUST_API_KEY))
+        self._api_key = check_api_key(api_key, env.BRAINTRUST_API_KEY)
+        self.parent = check_parent(text_or(parent, "parent", env.read(env.BRAINTRUST_PARENT)))
         self.hold_millis = _hold_millis(hold_millis)
+        check_choice(comments, "comments", get_args(CommentPolicy))
+        check_choice(tags_on, "tags_on", get_args(TagRow))
         self.comments = comments
         self.tags_on = tags_on
         self.labels = _check_labels(labels)
@@ -332,26 +342,34 @@ def check_parent(parent: str) -> str:
 
 def _hold_millis(given: int | None) -> int:
     """Take the hold that was given, or the environment's."""
+    variable = env.OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS
     if given is None:
-        text = env.read(env.OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS)
-        given = int(text) if text.isascii() and text.isdigit() else -1
-    if given < 0:
-        raise ConfigurationError(
-            "the hold is a number of milliseconds, 0 or more",
-            setting=env.OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS,
-        )
+        text = env.read(variable)
+        millis = int(text) if text.isascii() and text.isdigit() else -1
+        check_millis(millis, variable)
+        return millis
+    check_millis(given, "hold_millis")
     return given
 
 
 def _check_labels(labels: Mapping[str, LabelPlace]) -> Mapping[str, LabelPlace]:
     """Refuse a place for labels that Braintrust does not have."""
+    if not isinstance(labels, Mapping):
+        raise ConfigurationError("labels must be a table from names to places", setting="labels")
     for name, place in labels.items():
-        is_table = isinstance(place, Mapping) and all(0 <= score <= 1 for score in place.values())
-        if place != "tags" and not is_table:
+        if place != "tags" and not _is_score_table(place):
             raise ConfigurationError(
                 f"labels[{name!r}] must be 'tags' or a table from labels to scores between 0 and 1", setting="labels"
             )
     return MappingProxyType(dict(labels))
+
+
+def _is_score_table(place: object) -> bool:
+    """Tell whether a place is a table from labels to scores; a boolean is no score."""
+    return isinstance(place, Mapping) and all(
+        isinstance(label, str) and isinstance(score, (int, float)) and not isinstance(score, bool) and 0 <= score <= 1
+        for label, score in place.items()
+    )
 
 
 def _value_item(record: FeedbackRecord, native: Mapping[str, Any], score: float | None) -> dict[str, Any]:

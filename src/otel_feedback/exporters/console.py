@@ -11,6 +11,7 @@ import pydantic_core
 
 from otel_feedback._record import FeedbackRecord, Part, record_to_json
 from otel_feedback.exporters import Result, Success
+from otel_feedback.exporters._http import check_offers, check_text
 
 
 class ConsoleFeedbackExporter:
@@ -25,7 +26,8 @@ class ConsoleFeedbackExporter:
     exports_unsampled = True
 
     def __init__(self, out: TextIO | None = None, *, name: str = "console") -> None:
-        self.name = name
+        check_offers(out, "out", "write")
+        self.name = check_text(name, "name")
         self._out = out
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import pydantic
 import pydantic_core
 from typing_extensions import TypedDict
 
@@ -23,12 +24,15 @@ from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
+    Text,
     check_api_key,
-    message_of,
+    check_names,
+    check_text,
     native_fields,
     one_by_one,
     reason_of,
     require_api_key,
+    text_or,
 )
 
 if TYPE_CHECKING:
@@ -82,9 +86,9 @@ CHOICES: Mapping[str, frozenset[str]] = {
 class OrqNative(TypedDict, total=False):
     """What `native={"orq": …}` may set."""
 
-    property: str
-    value: str | float | list[str]
-    product: str
+    property: Text
+    value: Text | float | Annotated[list[Text], pydantic.Field(min_length=1)]
+    product: Text
 
 
 # A 404 may be a trace that has not arrived yet; after this long it is a property that nobody defined.
@@ -128,12 +132,13 @@ class OrqExporter(HTTPFeedbackExporter):
         thumbs: Sequence[str] = ("rating", "thumb"),
         options: HTTPOptions | None = None,
     ) -> None:
-        super().__init__(name=name, base_url=base_url or env.read(env.ORQ_BASE_URL), options=options)
-        self._api_key = check_api_key(api_key or env.read(env.ORQ_API_KEY), env.ORQ_API_KEY)
-        self.product = product
-        self.properties = frozenset(properties)
-        self.comment_property = comment_property
-        self.thumbs = frozenset(thumbs)
+        base_url = text_or(base_url, "base_url", env.read(env.ORQ_BASE_URL))
+        super().__init__(name=name, base_url=base_url, options=options)
+        self._api_key = check_api_key(text_or(api_key, "api_key", env.read(env.ORQ_API_KEY)), env.ORQ_API_KEY)
+        self.product = check_text(product, "product")
+        self.properties = check_names(properties, "properties")
+        self.comment_property = None if comment_property is None else check_text(comment_property, "comment_property")
+        self.thumbs = check_names(thumbs, "thumbs")
         if product not in PRODUCTS:
             logger.warning("orq: %r is no product that otel-feedback knows; sending it all the same", product)
 
@@ -196,6 +201,9 @@ class OrqExporter(HTTPFeedbackExporter):
             if part.action == "retract" or not isinstance(removed, Success):
                 return removed
         response = yield self.request("POST", "/v2/feedback", part.body)
+        if response.status_code == 409:
+            # The id is ours alone: an earlier try arrived, and its answer was lost.
+            return Success(reason_of(response, "it is there already"))
         return self._judge(response, part)
 
     def _remove(self, part: Part) -> Exchange[Result]:
@@ -217,11 +225,11 @@ class OrqExporter(HTTPFeedbackExporter):
 
     def _judge(self, response: httpx.Response, part: Part) -> Result:
         """Read an answer, of an error orq's own `message`."""
-        message = message_of(response, "message", part)
+        message = self.message(response, "message", part)
         if response.status_code == 404:
             hint = f"has the trace arrived, and is the property defined in the workspace? {message}".strip()
             return RetryableFailure(reason_of(response, hint), give_up_after_millis=NOT_FOUND_GRACE_MILLIS)
-        return self.result(response, message)
+        return self.result(response, message=message)
 
 
 def _part(record: FeedbackRecord, kind: str, what: tuple[str, Any], *, product: str) -> Part:

@@ -18,6 +18,7 @@ from otel_feedback._dialects import RESPONSE_ID
 from otel_feedback._record import FeedbackRecord, Part
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import Result, Skipped, Success
+from otel_feedback.exporters._http import check_offers, check_text
 
 EVENT_NAME = "gen_ai.evaluation.result"
 
@@ -49,7 +50,8 @@ class OTLPFeedbackExporter:
 
     def __init__(self, logger_provider: _LoggerProvider | None = None, *, name: str = "otlp") -> None:
         check_sdk(importlib.metadata.version("opentelemetry-sdk"))
-        self.name = name
+        check_offers(logger_provider, "logger_provider", "get_logger")
+        self.name = check_text(name, "name")
         self._logger_provider = logger_provider
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:

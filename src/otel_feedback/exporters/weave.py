@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import pydantic
 from typing_extensions import TypedDict
@@ -25,12 +25,15 @@ from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
+    Text,
     check_api_key,
-    message_of,
+    check_choice,
+    check_names,
     native_fields,
     one_by_one,
     reason_of,
     require_api_key,
+    text_or,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +52,12 @@ THUMB_UP, THUMB_DOWN = "👍", "👎"
 SCORED_TYPES = (AGENT_FEEDBACK, "wandb.agent_monitor", "wandb.runnable.")
 ANNOTATION = "wandb.annotation."
 
+# What Weave has of its own types; any other that begins so is reserved.
+RESERVED = "wandb."
+_OWN_TYPE = re.compile(
+    r"wandb\.(reaction\.1|note\.1|agent_user_feedback|agent_monitor|annotation\..+|runnable\..+)", re.DOTALL
+)
+
 # Two parts, raw: a URL-encoded project is another project. W&B allows spaces inside a part, but none of /\#?%:.
 _PART = r"(?!\s)[^/\\#?%:\x00-\x1f\x7f]+(?<!\s)"
 _PROJECT_ID = re.compile(f"{_PART}/{_PART}")
@@ -60,9 +69,9 @@ View = Literal["traces", "agents"]
 class WeaveNative(TypedDict, total=False):
     """What `native={"weave": …}` may set: every published field but the ids and the user that W&B fills in."""
 
-    feedback_type: str
+    feedback_type: Text
     payload: dict[str, Any]
-    creator: str
+    creator: Text
     annotation_ref: str
     runnable_ref: str
     call_ref: str
@@ -108,11 +117,12 @@ class WeaveExporter(HTTPFeedbackExporter):
         thumbs: Sequence[str] = ("rating", "thumb"),
         options: HTTPOptions | None = None,
     ) -> None:
-        super().__init__(name=name, base_url=base_url or _base_url(), options=options)
-        self._api_key = check_api_key(api_key or env.read(env.WANDB_API_KEY), env.WANDB_API_KEY)
-        self.project_id = check_project_id(project_id or _project_id())
+        super().__init__(name=name, base_url=text_or(base_url, "base_url", _base_url()), options=options)
+        self._api_key = check_api_key(text_or(api_key, "api_key", env.read(env.WANDB_API_KEY)), env.WANDB_API_KEY)
+        self.project_id = check_project_id(text_or(project_id, "project_id", _project_id()))
+        check_choice(view, "view", get_args(View))
         self.view: View = view
-        self.thumbs = frozenset(thumbs)
+        self.thumbs = check_names(thumbs, "thumbs")
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -223,6 +233,9 @@ class WeaveExporter(HTTPFeedbackExporter):
         note = payload.get("note")
         is_note = isinstance(note, str) and 1 <= len(note) <= MAX_NOTE_CHARS
         rules = {
+            f"a type that begins with {RESERVED} is one of W&B's own": (
+                not feedback_type.startswith(RESERVED) or _OWN_TYPE.fullmatch(feedback_type)
+            ),
             "scorer_* fields belong to wandb.agent_user_feedback, wandb.agent_monitor and wandb.runnable.<name>": (
                 feedback_type.startswith(SCORED_TYPES) or not any(name.startswith("scorer_") for name in body)
             ),
@@ -254,7 +267,7 @@ class WeaveExporter(HTTPFeedbackExporter):
 
     def _judge(self, response: httpx.Response, part: Part) -> Result:
         """Read an answer, of an error Weave's own `reason`."""
-        return self.result(response, message_of(response, "reason", part))
+        return self.result(response, message=self.message(response, "reason", part))
 
 
 def weave_ref(project_id: str, handle: FeedbackHandle, view: View) -> str:
