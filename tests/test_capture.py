@@ -727,7 +727,7 @@ def test_a_nested_call_never_takes_a_key_that_was_bound_by_hand(
 
     with of.capture_span("block") as handle:
         of.bind_key(handle, "m-1")
-        _correlate.note_key(handle, "m-1")
+        _correlate.note_key(handle, "m-1")  # until bind_key does it
         with of.capture_span("between"):
             nested("m-1")
         nested("m-2")
@@ -1173,7 +1173,7 @@ CAPTURING = {_capture.__file__, contextvars_context.__file__}
 
 
 class CtrlC:
-    """Raises KeyboardInterrupt at the n-th call of capture and of what keeps its context, where Python looks for signals."""
+    """Raises KeyboardInterrupt at the n-th call of capture or of the context, where Python looks for signals."""
 
     def __init__(self, moment: int) -> None:
         self.left = moment

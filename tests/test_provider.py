@@ -853,6 +853,24 @@ class BrokenTracing(NoOpTracerProvider):
         raise RuntimeError("no flush")
 
 
+@pytest.mark.parametrize("wrong", [3, object(), "sqlite:///a\0b", "mysql:///a", "sqlite:///", ""])
+def test_what_is_no_store_is_refused(wrong: Any) -> None:
+    """
+    Anything but a store or the URL of one is an error that says what a URL looks like.
+    """
+    with pytest.raises(ConfigurationError, match="sqlite:///path"):
+        FeedbackProvider(exporters=[], store=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["orq", InMemoryFeedbackExporter(), 3])
+def test_exporters_are_a_list(wrong: Any) -> None:
+    """
+    One exporter, or a name, instead of a list is an error that shows the list.
+    """
+    with pytest.raises(ConfigurationError, match="list of exporters"):
+        FeedbackProvider(exporters=wrong, store="memory:")
+
+
 def test_a_store_in_memory_has_a_name_of_its_own() -> None:
     """
     SQLite's name for memory would make a file of that name; the error says what to write instead.

@@ -140,6 +140,8 @@ class FeedbackProvider:
         if self.is_disabled:
             exporters, store = (), "memory:"
         exporters = _load(self.settings.exporters) if exporters is None else exporters
+        if not isinstance(exporters, Sequence) or isinstance(exporters, str):
+            raise ConfigurationError("exporters is a list of exporters, as in [OrqExporter()]", setting="exporters")
         self._router = Router(exporters, exports_unsampled=self.settings.on_unsampled == "export")
         self._exporters = self._router.exporters
         self._store = _store_of(self.settings.store_url if store is None else store, self.settings, self._clock)
@@ -752,12 +754,13 @@ def _load(names: Iterable[str]) -> list[FeedbackExporter]:
 
 def _store_of(store: Store | str, settings: Settings, clock: Clock) -> Store:
     """Make the store that a URL names."""
-    if not isinstance(store, str):
+    if not isinstance(store, str) and all(hasattr(store, name) for name in ("open", "put_many", "lease", "find")):
         return store
+    store = str(store)
     if store in ("memory:", "memory://"):
         return MemoryStore(clock=clock)
     scheme, separator, path = store.partition(":///")
-    if scheme == "sqlite" and separator and path and path != ":memory:":
+    if scheme == "sqlite" and separator and path and path != ":memory:" and "\0" not in path:
         return SQLiteStore(path, durability=settings.durability, clock=clock)
     raise ConfigurationError(
         "the store's URL must be sqlite:///path (four slashes for an absolute path) or memory:",
