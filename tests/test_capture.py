@@ -727,7 +727,6 @@ def test_a_nested_call_never_takes_a_key_that_was_bound_by_hand(
 
     with of.capture_span("block") as handle:
         of.bind_key(handle, "m-1")
-        _correlate.note_key(handle, "m-1")  # until bind_key does it
         with of.capture_span("between"):
             nested("m-1")
         nested("m-2")

@@ -20,7 +20,7 @@ from opentelemetry import trace
 
 from otel_feedback import processor
 from otel_feedback._capture import INVALID
-from otel_feedback._correlate import DEFAULT_KINDS, ENDED, Correlator
+from otel_feedback._correlate import DEFAULT_KINDS, ENDED, Correlator, note_key
 from otel_feedback._deliver import Deliverer, DeliveryThread, drain
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import (
@@ -140,7 +140,7 @@ class FeedbackProvider:
         if self.is_disabled:
             exporters, store = (), "memory:"
         exporters = _load(self.settings.exporters) if exporters is None else exporters
-        if not isinstance(exporters, Sequence) or isinstance(exporters, str):
+        if not isinstance(exporters, (list, tuple)):
             raise ConfigurationError("exporters is a list of exporters, as in [OrqExporter()]", setting="exporters")
         self._router = Router(exporters, exports_unsampled=self.settings.on_unsampled == "export")
         self._exporters = self._router.exporters
@@ -662,6 +662,8 @@ class FeedbackProvider:
         check_one_target(Feedback(name="", key=key, key_kind=kind))
         if handle.is_valid and not self.is_disabled:
             self._running().correlator.bind(Binding(kind, str(key), handle))
+            if kind == APP:
+                note_key(handle, str(key))
 
     def handle_for_key(self, key: str, *, key_kind: str | None = None) -> FeedbackHandle:
         """Answer the newest call that a key names.
