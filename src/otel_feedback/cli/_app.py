@@ -113,7 +113,7 @@ def _table(rows: Sequence[Mapping[str, Landing]], *, good: str) -> Table:
     table = Table(title="What landed where", title_justify="left", expand=False, show_lines=True)
     table.add_column("judgement")
     for vendor in rows[0]:
-        table.add_column(VENDORS[vendor])
+        table.add_column(VENDORS[vendor], overflow="fold")
     for turn, row in zip(TURNS, rows, strict=True):
         judged = Text.assemble((turn.message_id, "bold"), f"\n{turn.said}")
         table.add_row(judged, *(_cell(landing, good) for landing in row.values()))
