@@ -240,7 +240,7 @@ class HTTPFeedbackExporter:
 
     def __init__(self, *, name: str, base_url: str, options: HTTPOptions | None = None) -> None:
         self.name = check_text(name, "name")
-        self.base_url = check_base_url(base_url)
+        self.base_url = check_base_url(base_url, name)
         if options is not None and not isinstance(options, HTTPOptions):
             raise ConfigurationError(f"options must be HTTPOptions, not {type(options).__name__}", setting="options")
         self._options = options or HTTPOptions()
@@ -515,7 +515,7 @@ def check_offers(given: object, name: str, method: str) -> None:
         raise ConfigurationError(f"{name} must have a method {method}()", setting=name)
 
 
-def check_base_url(url: object) -> str:
+def check_base_url(url: object, whose: str = "an exporter") -> str:
     """Check a base URL and take off its last slash.
 
     Raises:
@@ -525,7 +525,8 @@ def check_base_url(url: object) -> str:
     stripped = url.strip().rstrip("/") if isinstance(url, str) else ""
     if not _is_base_url(stripped):
         raise ConfigurationError(
-            "a base URL is http(s)://host[:port][/path], without user, query or fragment", setting="base_url"
+            f"a base URL is http(s)://host[:port][/path], without user, query or fragment; that of {whose} is not",
+            setting="base_url",
         )
     return stripped
 

@@ -334,7 +334,8 @@ def check_parent(parent: str) -> str:
     kind, _, place = stripped.partition(":")
     if stripped and not (kind == "project_name" and place.strip()) and not (kind in PATHS and _is_uuid(place)):
         raise ConfigurationError(
-            "a Braintrust parent is project_name:<name>, project_id:<uuid> or experiment_id:<uuid>",
+            "a Braintrust parent is project_name:<name>, project_id:<uuid> or experiment_id:<uuid>; set "
+            "BRAINTRUST_PARENT, or give parent=",
             setting=env.BRAINTRUST_PARENT,
         )
     return stripped

@@ -291,7 +291,8 @@ def check_project_id(project_id: str) -> str:
     stripped = project_id.strip()
     if stripped and not _PROJECT_ID.fullmatch(stripped):
         raise ConfigurationError(
-            "a Weave project is entity/project: two non-empty parts, not URL-encoded",
+            "a Weave project is entity/project: two non-empty parts, not URL-encoded; set WANDB_ENTITY and "
+            "WANDB_PROJECT, or give project_id=",
             setting=env.WANDB_PROJECT,
         )
     return stripped
