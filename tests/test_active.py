@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from otel_feedback import FeedbackProvider, MemoryStore, Settings, _active
+from otel_feedback import FeedbackProvider, MemoryStore, Settings, _active, processor
 from otel_feedback.exceptions import ConfigurationError
 
 
@@ -220,6 +221,31 @@ def test_a_child_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
 
     assert "0\n" == subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize(("module", "lock"), [(_active, "_lock"), (processor, "_installing")])
+def test_after_a_fork_the_locks_are_new(module: Any, lock: str) -> None:
+    """
+    What is done in the child, seen from a thread: a lock that another thread holds is free again.
+    """
+    is_held, is_done = threading.Event(), threading.Event()
+
+    def hold(held: Any) -> None:
+        with held:
+            is_held.set()
+            is_done.wait(10)
+
+    thread = threading.Thread(target=hold, args=(getattr(module, lock),))
+    thread.start()
+    assert is_held.wait(10)
+    was_free = getattr(module, lock).acquire(blocking=False)
+    module._after_fork()
+    is_free = getattr(module, lock).acquire(blocking=False)
+    getattr(module, lock).release()
+    is_done.set()
+    thread.join()
+
+    assert (False, True) == (was_free, is_free)
 
 
 def test_the_text_of_a_foreign_error_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
