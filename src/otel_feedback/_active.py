@@ -82,7 +82,8 @@ def _after_fork() -> None:
     _lock, _slot.is_making = threading.RLock(), False
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows forks nothing)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def get() -> ActiveProvider | None:

@@ -85,7 +85,8 @@ def _after_fork() -> None:
     _installing = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows forks nothing)
+    os.register_at_fork(after_in_child=_after_fork)
 
 _installed: weakref.WeakSet[object] = weakref.WeakSet()
 _installing = threading.Lock()
