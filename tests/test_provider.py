@@ -1022,6 +1022,46 @@ class HangingExporter(InMemoryFeedbackExporter):
 
 
 class TestShutdown:
+    @pytest.mark.parametrize(
+        ("store", "fate"), [("memory:", "is lost with this process"), ("sqlite:///f.db", "waits for the next process")]
+    )
+    def test_what_could_not_be_delivered_is_said(
+        self, make: Make, caplog: pytest.LogCaptureFixture, store: str, fate: str
+    ) -> None:
+        """
+        A process that ends with something undelivered says for whom it was, and what becomes of it; once.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        exporter.fail_next(*[RetryableFailure("busy", retry_after_millis=60_000)] * 2)
+        provider = make(exporter, InMemoryFeedbackExporter("b"), store=store, delivery="thread")
+        provider.record(HANDLE, "rating", True)
+        provider.shutdown()
+        provider.shutdown()
+
+        assert [f"feedback for a {fate}, in {provider._store.url}"] == [
+            message for message in caplog.messages if message.startswith("feedback for")
+        ]
+
+    def test_a_store_that_is_gone_at_the_end_changes_nothing(self, make: Make) -> None:
+        """
+        Asking what is left must not make the end of a process fail.
+        """
+
+        class Gone(MemoryStore):
+            is_gone = False
+
+            def next_due(self, destination: str) -> int | None:
+                if self.is_gone:
+                    raise StoreError("gone", store=self.url)
+                return super().next_due(destination)
+
+        store = Gone()
+        provider = make(InMemoryFeedbackExporter("a"), store=store, delivery="thread").start()
+        store.is_gone = True
+        provider.shutdown()
+
+        assert [] == our_threads()
+
     def test_a_hanging_exporter_does_not_hold_it_up(self, make: Make) -> None:
         """
         After `exit_timeout_millis` the thread is left behind; the record stays in the store.

@@ -41,6 +41,7 @@ from otel_feedback.exceptions import (
     ConfigurationError,
     InvalidFeedbackError,
     InvalidTokenError,
+    StoreError,
     UnknownTargetError,
 )
 from otel_feedback.exporters import FeedbackExporter, where
@@ -233,6 +234,8 @@ class FeedbackProvider:
             self._engine = None if engine is None else replace(engine, threads=())
         limit = self.settings.exit_timeout_millis if timeout_millis is None else timeout_millis
         if engine is None or self._stop(engine, self._clock.monotonic_nano() + limit * NANOS_PER_MILLI):
+            if engine is not None and engine.threads:
+                self._tell_what_waits(engine)
             self._close()
 
     def _stop(self, engine: _Engine, deadline: int) -> bool:
@@ -242,6 +245,16 @@ class FeedbackProvider:
         is_written = engine.correlator.shutdown(self._millis_until(deadline))
         have_ended = [thread.join() for thread in engine.threads]
         return is_written and all(have_ended)
+
+    def _tell_what_waits(self, engine: _Engine) -> None:
+        """Say what was not delivered, and what becomes of it."""
+        try:
+            waiting = [each.name for each in engine.deliverers if each.next_due_millis() is not None]
+        except StoreError:
+            return  # of which the threads have told
+        if waiting:
+            fate = "is lost with this process" if self._store.durability == "memory" else "waits for the next process"
+            logger.warning("feedback for %s %s, in %s", ", ".join(waiting), fate, self._store.url)
 
     def _close(self) -> None:
         """Give back what was opened."""
