@@ -18,7 +18,8 @@ class WebhookExporter(of.HTTPFeedbackExporter):
 
     def parts(self, record: of.FeedbackRecord) -> Sequence[of.Part]:
         line = f"{record.name}: {record.value} {record.comment or ''}".strip()
-        return [of.Part(record=record, kind="line", body={"text": line}, carries=frozenset({"value", "comment"}))]
+        carries = frozenset({"value", "comment"}) & set(record.said)
+        return [of.Part(record=record, kind="line", body={"text": line}, carries=carries)]
 
     def exchange(self, parts: Sequence[of.Part]) -> of.Exchange[Sequence[of.Result]]:
         return of.one_by_one(parts, self.post)

@@ -71,7 +71,10 @@ TIME = {
     ),
     *(f"datetime.datetime.{name}" for name in ("now", "utcnow", "today")),
     "datetime.date.today",
+    "asyncio.sleep",
 }
+# What waits in an event loop, where cancelling the task interrupts it as an event does a thread.
+AWAITS = {"provider": {"asyncio.sleep"}}
 CHANCE_TYPES = {"random.Random", "random.SystemRandom"}
 CHANCE_MODULES = ("random.", "secrets.")
 CHANCE = {"uuid.uuid1", "uuid.uuid4", "os.urandom"}
@@ -189,7 +192,7 @@ def hidden_inputs(text: str, module: str) -> list[str]:
     used = uses(text)
     wrong = set()
     if module not in OWN_TIME:
-        wrong |= used & TIME
+        wrong |= used & TIME - AWAITS.get(module, set())
     if module not in OWN_ENVIRONMENT:
         wrong |= used & ENVIRONMENT
     chance = {name for name in used if name.startswith(CHANCE_MODULES) and name not in CHANCE_TYPES}

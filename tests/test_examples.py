@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from otel_feedback.sandbox import Sandbox
+from otel_feedback.testing import ExporterContract
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -121,6 +124,18 @@ def test_the_custom_exporter_posts_to_its_webhook(webhook: tuple[str, list[tuple
 
     assert printed == ["delivered", "not carried: tags"]
     assert taken == [("support", {"text": "rating: True Spot on"})]
+
+
+class TestCustomExporter(ExporterContract):
+    """The exporter that readers start from keeps the contract that they are asked to keep."""
+
+    @pytest.fixture
+    def exporter(self, webhook: tuple[str, list[tuple[str, object]]]) -> Iterator[Any]:
+        """The example's exporter at a server that takes anything."""
+        made = runpy.run_path(str(EXAMPLES / "custom_exporter.py"))["WebhookExporter"]
+        exporter = made(name="webhook", base_url=webhook[0])
+        yield exporter
+        exporter.shutdown()
 
 
 def test_the_custom_exporter_stays_short():

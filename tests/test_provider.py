@@ -405,6 +405,25 @@ class TestAsync:
         with pytest.raises(InvalidFeedbackError):
             asyncio.run(make(key_wait_millis=60_000).arecord(key=key, name="rating", value=True))
 
+    @pytest.mark.parametrize(
+        ("said", "field"),
+        [
+            ({"value": 5}, "value"),
+            ({"key": "\ud800"}, "key"),
+            ({"key": 10**5_000}, "key"),
+            ({"key_kind": "x"}, "key_kind"),
+        ],
+    )
+    def test_a_judgement_is_checked_before_it_waits(self, make: Make, said: Mapping[str, Any], field: str) -> None:
+        """
+        What is wrong with it, or with its key, is said at once and by its name, as without an event loop.
+        """
+        given = {"key": "nobody", "name": "rating", "value": True, **said}
+        with pytest.raises(InvalidFeedbackError) as caught:
+            asyncio.run(make(key_wait_millis=60_000).arecord(**given))
+
+        assert field == caught.value.field
+
     def test_where_everything_is_off_nobody_waits(self) -> None:
         """
         A disabled provider answers at once, whatever the key.
@@ -505,6 +524,17 @@ class BoundMeanwhile(MemoryStore):
     def park(self, parked: Parked) -> None:
         self.bind([Binding("app", parked.key, HANDLE)])
         super().park(parked)
+
+
+@pytest.mark.parametrize("key", ["", "\ud800", 10**5_000, 1.5])
+def test_a_look_up_refuses_what_can_be_nobodys_key(make: Make, key: Any) -> None:
+    """
+    The error is the one that a judgement with such a key gets, before anything is looked up.
+    """
+    with pytest.raises(InvalidFeedbackError) as caught:
+        make().handle_for_key(key)
+
+    assert "key" == caught.value.field
 
 
 class TestParking:

@@ -170,10 +170,10 @@ class ShortExporter(InMemoryFeedbackExporter):
 
 
 class BoastfulExporter(InMemoryFeedbackExporter):
-    """Claims to carry what no judgement has."""
+    """Claims to carry what nobody said."""
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:
-        return [Part(record=record, kind="value", body={}, carries=frozenset({"mood"}))]
+        return [Part(record=record, kind="value", body={}, carries=frozenset({"comment"}))]
 
 
 class CountingExporter(InMemoryFeedbackExporter):

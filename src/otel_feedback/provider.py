@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, overload
-from uuid import UUID
 
 from opentelemetry import trace
 
@@ -414,19 +413,17 @@ class FeedbackProvider:
         While it waits for a key it holds no thread, so that made-up keys do not keep other judgements waiting.
         """
         feedback = Feedback(target=target, name=name, value=value, **options)
-        polls = 0 if feedback.key is None else self.settings.key_wait_millis // ASYNC_POLL_MILLIS
-        for _ in range(polls):
-            if await asyncio.to_thread(self._knows, feedback):
-                break
+        polls = self.settings.key_wait_millis // ASYNC_POLL_MILLIS
+        while True:
+            try:
+                (receipt,) = await asyncio.to_thread(partial(self._record_many, [feedback], waits=False))
+            except UnknownTargetError:
+                if polls == 0:
+                    raise
+            else:
+                return receipt
+            polls -= 1
             await asyncio.sleep(ASYNC_POLL_MILLIS / 1_000)
-        (receipt,) = await asyncio.to_thread(partial(self._record_many, [feedback], waits=False))
-        return receipt
-
-    def _knows(self, feedback: Feedback) -> bool:
-        """Tell whether nothing is to be waited for: the key is there, or is none."""
-        if self.is_disabled or not isinstance(feedback.key, (str, int, UUID)):
-            return True
-        return bool(self._running().correlator.find(str(feedback.key), feedback.key_kind, waits=False))
 
     def record_many(self, feedback: Iterable[Feedback]) -> list[Receipt]:
         """Accept several judgements in one transaction, all or none; one receipt for each, in order.
@@ -682,10 +679,13 @@ class FeedbackProvider:
         """Answer the newest call that a key names.
 
         Raises:
+            InvalidFeedbackError: when it can be nobody's key.
+
             UnknownTargetError: when there is none.
         """
         if self.is_disabled:
             return INVALID
+        check_one_target(Feedback(name="", key=key, key_kind=key_kind))
         found = self._running().correlator.find(str(key), key_kind)
         if not found:
             raise self._unknown_key(str(key), key_kind)
