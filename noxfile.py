@@ -1,4 +1,4 @@
-"""What CI runs, one session each; `nox` alone runs all of them."""
+"""What CI runs, one session each; `nox` alone runs all of them. `bench` is for people: a CI machine tells no time."""
 
 import nox
 
@@ -40,8 +40,22 @@ def core_only(session: nox.Session) -> None:
     session.run("python", "examples/quickstart.py")
 
 
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Run the long forms of the stress and fault tests."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-m", "chaos", *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the suite, with every branch covered."""
     session.install("-e", ".[test]")
     session.run("pytest", "--cov", "--cov-report=term", "--cov-fail-under=100", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure what capture costs beside plain OpenTelemetry, and write the table into the benchmarks' README."""
+    session.install("-e", ".")
+    session.run("python", "tests/benchmarks/run.py", *session.posargs)

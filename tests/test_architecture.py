@@ -21,6 +21,7 @@ LAYERS = {
     "environment_variables": 0,
     "_time": 0,
     "_dialects": 0,
+    "_streams": 0,  # how streams are stepped through: knows nothing of ours
     "_handle": 1,
     "_record": 2,
     "_tokens": 2,

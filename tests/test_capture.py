@@ -6,17 +6,23 @@ import asyncio
 import contextvars
 import copy
 import functools
+import gc
 import inspect
 import logging
+import os
 import pickle
+import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import Any, Literal
 
 import pytest
@@ -323,23 +329,6 @@ def test_a_copied_method_belongs_to_the_copied_object() -> None:
 
     assert copied["call"].__self__ is copied["agent"]  # type: ignore[attr-defined]  # a bound method
     assert copied["agent"] is not agent
-
-
-async def _agen() -> AsyncIterator[int]:
-    yield 1
-
-
-def _gen() -> Iterator[int]:
-    yield 1
-
-
-@pytest.mark.parametrize("function", [_gen, _agen, functools.partial(_gen), staticmethod(_gen)])
-def test_generator_functions_are_refused(function: Any) -> None:
-    """
-    Until streams are supported, a generator function is a TypeError at decoration that names the way out.
-    """
-    with pytest.raises(TypeError, match="capture the function that consumes it"):
-        of.capture(function)
 
 
 @pytest.mark.parametrize(
@@ -1238,6 +1227,809 @@ def test_capture_says_again_after_a_thousand_failures(
     assert ["(1 so far)", "(1001 so far)"] == [line[line.index("(") : line.index(")") + 1] for line in lines]
 
 
+# --- streams, and what else is still to come ---------------------------------------------------------------------
+
+
+def inside() -> str | None:
+    """Answer which call this is in."""
+    handle = of.current_handle()
+    return None if handle is None else handle.span_id
+
+
+def generator(message_id: str) -> Iterator[str | None]:
+    yield inside()
+    yield inside()
+
+
+async def async_generator(message_id: str) -> AsyncIterator[str | None]:
+    yield inside()
+    yield inside()
+
+
+def of_generator(message_id: str) -> Iterator[str | None]:
+    return generator(message_id)
+
+
+def of_iterator(message_id: str) -> Iterator[str | None]:
+    return map(lambda _: inside(), range(2))
+
+
+def of_async_generator(message_id: str) -> AsyncIterator[str | None]:
+    return async_generator(message_id)
+
+
+async def coroutine_of_generator(message_id: str) -> Iterator[str | None]:
+    return generator(message_id)
+
+
+async def coroutine_of_async_generator(message_id: str) -> AsyncIterator[str | None]:
+    return async_generator(message_id)
+
+
+@contextmanager
+def manager(message_id: str) -> Iterator[Iterator[str | None]]:
+    yield generator(message_id)
+
+
+STREAMS: dict[str, Callable[..., Any]] = {
+    function.__name__: of.capture(key="message_id")(function)
+    for function in (
+        generator,
+        async_generator,
+        of_generator,
+        of_iterator,
+        of_async_generator,
+        coroutine_of_generator,
+        coroutine_of_async_generator,
+        manager,
+    )
+}
+
+
+async def consume(stream: Any) -> list[Any]:
+    """Take all items of whatever is a stream."""
+    if hasattr(stream, "__enter__"):
+        with stream as entered:
+            return list(entered)
+    return [item async for item in stream] if hasattr(stream, "__anext__") else list(stream)
+
+
+def eventually(is_so: Callable[[], bool], provider: of.FeedbackProvider) -> bool:
+    """Tell whether something comes about that a finaliser has only asked for."""
+    deadline = time.monotonic() + 10
+    while not is_so() and time.monotonic() < deadline:
+        provider.force_flush()
+    return is_so()
+
+
+def statuses(spans: InMemorySpanExporter) -> list[tuple[str, str | None]]:
+    return [(span.status.status_code.name, span.status.description) for span in spans.get_finished_spans()]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_one_call_until_its_end(
+    name: str, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    Its handle and its key are there before the first item, each step is inside, the time between is not, and it ends.
+    """
+
+    async def main() -> tuple[of.FeedbackHandle | None, str, int, list[str | None], str | None]:
+        called = STREAMS[name]("m-1")
+        stream = await called if inspect.iscoroutine(called) else called
+        before = len(spans.get_finished_spans())
+        handle = of.handle_of(stream)
+        return handle, provider.handle_for_key("m-1").span_id, before, await consume(stream), inside()
+
+    handle, of_key, before, items, after = asyncio.run(main())
+
+    assert handle is not None
+    assert (handle.span_id, 0, [handle.span_id] * 2, None) == (of_key, before, items, after)
+    assert [(name, handle.span_id)] == [(span.name, span_id(span)) for span in spans.get_finished_spans()]
+    assert [("UNSET", None)] == statuses(spans)
+
+
+def test_between_its_steps_a_stream_is_not_current(provider: of.FeedbackProvider) -> None:
+    """
+    Whoever consumes a stream is in the call that it was in before.
+    """
+    stream = STREAMS["generator"]("m-1")
+    with of.capture_span() as consumer:
+        seen = [(next(stream), inside()) for _ in range(2)]
+    handle = of.handle_of(stream)
+    stream.close()
+
+    assert handle is not None
+    assert [(handle.span_id, consumer.span_id)] * 2 == seen
+
+
+def test_what_is_no_captured_stream_has_no_handle(provider: of.FeedbackProvider) -> None:
+    """
+    A bare stream, a result, a future and nothing at all are nobody's.
+    """
+    answer = of.capture(lambda given: given)
+    bare = generator("m-1")
+
+    assert [None] * 5 == [of.handle_of(each) for each in (bare, 1, None, answer("text"), answer(Future()))]
+
+
+ENDINGS: dict[str, tuple[Callable[[Any], object], tuple[str, str | None]]] = {
+    "exhausted": (list, ("UNSET", None)),
+    "closed": (lambda stream: (next(stream), stream.close()), ("UNSET", None)),
+    "closed before it began": (lambda stream: stream.close(), ("UNSET", None)),
+    "thrown into": (
+        lambda stream: (next(stream), pytest.raises(KeyError, stream.throw, KeyError("k"))),
+        ("ERROR", "KeyError: 'k'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_stream_ends_once(ending: str, provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    However it ends, also twice, there is one span, with an error only where one came out.
+    """
+    end, status = ENDINGS[ending]
+    stream = STREAMS["generator"]("m-1")
+    end(stream)
+    stream.close()
+    del stream
+    gc.collect()
+    provider.force_flush()
+
+    assert [status] == statuses(spans)
+
+
+def test_the_error_of_a_stream_passes_untouched(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    The consumer gets the very error of the body, and the span has it.
+    """
+    error = ValueError("broken")
+
+    @of.capture
+    def answer() -> Iterator[int]:
+        yield 1
+        raise error
+
+    stream = answer()
+    next(stream)
+    with pytest.raises(ValueError, match="broken") as caught:
+        next(stream)
+
+    assert error is caught.value
+    assert error.__context__ is None
+    assert [("ERROR", "ValueError: broken")] == statuses(spans)
+
+
+@pytest.mark.parametrize("name", ["generator", "of_iterator", "manager", "async_generator"])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_stream_that_nobody_wants_ends_soon(
+    name: str, is_begun: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The span of a stream that was collected half-way, or before it began, is ended by a thread, and without an error.
+    """
+    stream = STREAMS[name]("m-1")
+    handle = of.handle_of(stream)
+    if is_begun:
+        drive(anext(stream)) if name == "async_generator" else next(
+            iter([stream.__enter__() if name == "manager" else next(stream)])
+        )
+    del stream
+    gc.collect()
+
+    assert handle is not None
+    assert eventually(lambda: len(spans.get_finished_spans()) == 1, provider)
+    assert ([handle.span_id], [("UNSET", None)]) == (
+        [span_id(span) for span in spans.get_finished_spans()],
+        statuses(spans),
+    )
+    assert provider.handle_for_key("m-1").ended_at is not None
+
+
+def test_a_stream_in_a_cycle_is_closed_in_its_place(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    The `finally` of a generator that the collector of cycles finds runs inside of its call, and the span ends.
+    """
+    seen: list[str | None] = []
+
+    @of.capture
+    def answer() -> Iterator[object]:
+        own = yield None
+        try:
+            yield own
+        finally:
+            seen.append(inside())
+
+    stream: Any = answer()
+    handle = of.handle_of(stream)
+    next(stream)
+    stream.send(stream)
+    del stream
+    gc.collect()
+
+    assert handle is not None
+    assert [handle.span_id] == seen
+    assert eventually(lambda: len(spans.get_finished_spans()) == 1, provider)
+
+
+class Lossy:
+    """An asynchronous stream whose second step waits for ever."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def __aiter__(self) -> Lossy:
+        return self
+
+    async def __anext__(self) -> str | None:
+        self.step += 1
+        if self.step == 2:
+            await asyncio.Event().wait()
+        return inside()
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "status"), [(True, ("UNSET", None)), (False, ("ERROR", "CancelledError: "))], ids=["goes on", "is left"]
+)
+def test_a_stream_whose_step_was_cancelled_fails_unless_it_goes_on(
+    goes_on: bool, status: tuple[str, str | None], provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    If an item follows on a cancelled step all is well; a stream that is left after it has failed.
+    """
+
+    @of.capture
+    def answer() -> Lossy:
+        return Lossy()
+
+    async def main() -> None:
+        stream = answer()
+        await anext(stream)
+        task = asyncio.ensure_future(_next(stream))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if goes_on:
+            await anext(stream)
+
+    asyncio.run(main())
+    gc.collect()
+
+    assert eventually(lambda: len(spans.get_finished_spans()) == 1, provider)
+    assert [status] == statuses(spans)
+
+
+async def _next(stream: Any) -> Any:
+    return await anext(stream)
+
+
+def test_the_key_may_come_from_an_item(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    Each item is asked until one answers, and none after that.
+    """
+    asked: list[dict[str, str]] = []
+
+    def read(item: dict[str, str]) -> str | None:
+        asked.append(item)
+        return item.get("id")
+
+    @of.capture(key=read)
+    def answer() -> Iterator[dict[str, str]]:
+        yield {"delta": "a"}
+        yield {"id": "r-1"}
+        assert is_known(provider, "r-1")
+        yield {"id": "r-2"}
+
+    list(answer())
+
+    assert [{"delta": "a"}, {"id": "r-1"}] == asked
+    assert span_id(spans.get_finished_spans()[0]) == provider.handle_for_key("r-1").span_id
+    assert not is_known(provider, "r-2")
+
+
+def test_a_failing_key_function_of_items_is_counted(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    The consumer gets its items; each failure is counted, and the next item is asked.
+    """
+    known = {2: "r-1"}
+
+    @of.capture(key=known.__getitem__)
+    def answer() -> Iterator[int]:
+        yield from (1, 2)
+
+    assert [1, 2] == list(answer())
+    assert 1 == provider._capture_errors
+    assert is_known(provider, "r-1")
+
+
+def test_items_after_the_end_are_not_asked(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    An iterator that is closed and goes on all the same has no call any more, and gives its items.
+    """
+
+    class Endless:
+        def __iter__(self) -> Endless:
+            return self
+
+        def __next__(self) -> str:
+            return "r-1"
+
+        def close(self) -> None: ...
+
+    @of.capture(key=str)
+    def answer() -> Endless:
+        return Endless()
+
+    stream = answer()
+    stream.close()
+
+    assert "r-1" == next(stream)
+    assert not is_known(provider, "r-1")
+
+
+@pytest.mark.parametrize("target", ["call", "llm", "root"])
+def test_the_target_of_a_stream_moves_the_key_at_its_end(
+    target: Literal["call", "llm", "root"],
+    provider: of.FeedbackProvider,
+    tracer_provider: TracerProvider,
+    spans: InMemorySpanExporter,
+) -> None:
+    """
+    What the body opens in any of its steps is inside of the call, for the key's meaning as well.
+    """
+    tracer = tracer_provider.get_tracer("app")
+
+    @of.capture(key="message_id", target=target)
+    def answer(message_id: str) -> Iterator[int]:
+        with tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
+            yield 1
+        yield 2
+
+    with tracer.start_as_current_span("server"):
+        stream = answer("m-1")
+    during = provider.handle_for_key("m-1").span_id
+    list(stream)
+
+    ids = {span.name: span_id(span) for span in spans.get_finished_spans()}
+    assert ids["answer"] == during
+    assert {"call": ids["answer"], "llm": ids["chat"], "root": ids["server"]}[target] == provider.handle_for_key(
+        "m-1"
+    ).span_id
+
+
+def test_a_coroutine_that_a_function_returns_is_the_call(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    What is awaited later is inside, its result has the key, and its handle is there before.
+    """
+
+    @of.capture(key=lambda result: result["id"])
+    def answer() -> Any:
+        return answering()
+
+    async def answering() -> dict[str, str | None]:
+        await asyncio.sleep(0)
+        return {"id": "r-1", "inside": inside()}
+
+    called = answer()
+    handle = of.handle_of(called)
+    result = asyncio.run(called)
+
+    assert handle is not None
+    assert {"id": "r-1", "inside": handle.span_id} == result
+    assert handle.span_id == provider.handle_for_key("r-1").span_id
+    assert [("UNSET", None)] == statuses(spans)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_coroutine_that_is_closed_half_way_has_ended(
+    elsewhere: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    Closing is no error, wherever it happens, and nothing of the call stays current.
+    """
+
+    @of.capture
+    async def answer() -> None:
+        await asyncio.sleep(0)
+
+    called = answer()
+    called.send(None)
+    contextvars.Context().run(called.close) if elsewhere else called.close()
+    after = inside()
+
+    assert eventually(lambda: len(spans.get_finished_spans()) == 1, provider)
+    assert [("UNSET", None)] == statuses(spans)
+    assert elsewhere or after is None
+
+
+def test_a_coroutine_that_is_closed_while_capture_is_off_is_closed(tracer_provider: TracerProvider) -> None:
+    """
+    Where there is no call there is none to end.
+    """
+    configure(tracer_provider, disabled=True)
+
+    @of.capture
+    async def answer() -> None:
+        await asyncio.sleep(0)
+
+    called = answer()
+    called.send(None)
+    called.close()
+
+    assert inspect.CORO_CLOSED == inspect.getcoroutinestate(called)
+
+
+def test_a_key_function_that_closes_what_calls_it_ends_the_call_once(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A GeneratorExit after the end of the call is the application's own affair.
+    """
+
+    def leave(result: object) -> None:
+        raise GeneratorExit
+
+    @of.capture(key=leave)
+    async def answer() -> None: ...
+
+    with pytest.raises(GeneratorExit):
+        drive(answer())
+    provider.force_flush()
+
+    assert [("UNSET", None)] == statuses(spans)
+
+
+# --- futures -----------------------------------------------------------------------------------------------------
+
+
+FUTURES: dict[str, tuple[Callable[[Any], object], tuple[str, str | None]]] = {
+    "a result": (lambda future: future.set_result(1), ("UNSET", None)),
+    "an error": (lambda future: future.set_exception(ValueError("broken")), ("ERROR", "ValueError: broken")),
+    "a cancellation": (lambda future: future.cancel(), ("ERROR", "CancelledError: ")),
+}
+
+
+@pytest.mark.parametrize("ending", FUTURES)
+def test_a_call_ends_with_the_future_of_a_pool(
+    ending: str, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The caller gets the very future, the call goes on in no context, and ends as the future does.
+    """
+    end, status = FUTURES[ending]
+    future: Future[int] = Future()
+
+    @of.capture(key="message_id")
+    def answer(message_id: str) -> Future[int]:
+        return future
+
+    returned = answer("m-1")
+    before = (inside(), spans.get_finished_spans())
+    end(future)
+
+    assert future is returned
+    assert (None, ()) == before
+    assert [status] == statuses(spans)
+    assert span_id(spans.get_finished_spans()[0]) == provider.handle_for_key("m-1").span_id
+
+
+@pytest.mark.parametrize("ending", FUTURES)
+def test_a_call_ends_with_a_future_of_asyncio(
+    ending: str, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    An error that nobody has looked at stays one that nobody has looked at: asyncio tells of it.
+    """
+    end, status = FUTURES[ending]
+    told: list[str] = []
+
+    @of.capture
+    def answer(loop: asyncio.AbstractEventLoop) -> asyncio.Future[int]:
+        return loop.create_future()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, said: told.append(said["message"]))
+        end(answer(loop))
+        await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(main())
+
+    assert [status] == statuses(spans)
+    assert ["Future exception was never retrieved"] * (ending == "an error") == told
+
+
+class BrokenFuture:
+    """Somebody's future whose callbacks do not work, or whose end cannot be asked for."""
+
+    def __init__(self, *, takes_callbacks: bool) -> None:
+        self.takes_callbacks = takes_callbacks
+        self.callbacks: list[Callable[[BrokenFuture], None]] = []
+
+    def add_done_callback(self, callback: Callable[[BrokenFuture], None]) -> None:
+        if not self.takes_callbacks:
+            raise RuntimeError("no callbacks")
+        self.callbacks.append(callback)
+
+    def cancelled(self) -> bool:
+        raise RuntimeError("no answer")
+
+
+@pytest.mark.parametrize("takes_callbacks", [False, True])
+def test_a_broken_future_is_handed_out_all_the_same(
+    takes_callbacks: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    What cannot be waited for ends the call at once, and what cannot be asked ends it without an error; it is counted.
+    """
+
+    @of.capture
+    def answer() -> BrokenFuture:
+        return BrokenFuture(takes_callbacks=takes_callbacks)
+
+    future = answer()
+    for callback in future.callbacks:
+        callback(future)
+
+    assert isinstance(future, BrokenFuture)
+    assert [("UNSET", None)] == statuses(spans)
+    assert 1 == provider._capture_errors
+    assert inside() is None
+
+
+# --- streams, where something is missing -------------------------------------------------------------------------
+
+
+def test_without_an_sdk_a_stream_is_the_bare_one() -> None:
+    """
+    Where nothing is captured nothing stands in for anything.
+    """
+    configure(trace.NoOpTracerProvider())
+    stream = STREAMS["generator"]("m-1")
+
+    assert GeneratorType is type(stream)
+    assert [None, None] == list(stream)
+    assert of.handle_of(stream) is None
+
+
+def test_disabled_capture_hands_out_the_bare_stream(tracer_provider: TracerProvider) -> None:
+    """
+    Where feedback is disabled a stream is what the function returned.
+    """
+    configure(tracer_provider, disabled=True)
+
+    assert GeneratorType is type(STREAMS["generator"]("m-1"))
+
+
+def test_a_stream_may_use_the_current_span(
+    provider: of.FeedbackProvider, tracer_provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    With `span=False` its steps are inside of the span that was current at the call, which it does not end.
+    """
+
+    @of.capture(key="message_id", span=False)
+    def answer(message_id: str) -> Iterator[str]:
+        yield span_id(trace.get_current_span())
+
+    with tracer_provider.get_tracer("app").start_as_current_span("theirs") as theirs:
+        stream = answer("m-1")
+    items = contextvars.Context().run(list, stream)
+
+    assert [span_id(theirs)] == items
+    assert ["theirs"] == [span.name for span in spans.get_finished_spans()]
+    assert span_id(theirs) == provider.handle_for_key("m-1").span_id
+
+
+class BrokenSpan(trace.NonRecordingSpan):
+    """A span that takes no error."""
+
+    def __init__(self, context: trace.SpanContext) -> None:
+        super().__init__(context)
+        self.ends = 0
+
+    def is_recording(self) -> bool:
+        return self.ends == 0
+
+    def record_exception(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("no exceptions")
+
+    def end(self, end_time: int | None = None) -> None:
+        self.ends += 1
+
+
+class BrokenSpans(trace.TracerProvider, trace.Tracer):
+    """Opens such spans."""
+
+    def __init__(self) -> None:
+        self.opened: list[BrokenSpan] = []
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        return self
+
+    def start_span(self, *_: Any, **__: Any) -> trace.Span:
+        self.opened.append(BrokenSpan(trace.SpanContext(1, len(self.opened) + 1, is_remote=False)))
+        return self.opened[-1]
+
+    def start_as_current_span(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("nobody asks for it")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_span_that_takes_no_error_costs_the_application_none(is_stream: bool) -> None:
+    """
+    Where recording an exception fails the caller still gets the very exception, and the span is ended.
+    """
+    tracer_provider = BrokenSpans()
+    provider = configure(tracer_provider)
+    error = ValueError("broken")
+
+    @of.capture
+    def fails() -> None:
+        raise error
+
+    @of.capture
+    def streams() -> Iterator[int]:
+        yield 1
+        raise error
+
+    with pytest.raises(ValueError, match="broken") as caught:
+        list(streams()) if is_stream else fails()
+
+    assert error is caught.value
+    assert ([1], 1) == ([span.ends for span in tracer_provider.opened], provider._capture_errors)
+    assert inside() is None
+
+
+def test_a_stream_outlives_its_provider(tracer_provider: TracerProvider, spans: InMemorySpanExporter) -> None:
+    """
+    After `configure()` was called again a stream of before goes on, and when it is collected its span ends.
+    """
+    configure(tracer_provider)
+    stream, other = (STREAMS["generator"](key) for key in ("m-1", "m-2"))
+    next(stream)
+    next(other)
+    provider = configure(tracer_provider)
+    rest = list(other)
+    del stream
+    gc.collect()
+
+    assert 1 == len(rest)
+    assert eventually(lambda: len(spans.get_finished_spans()) == 2, provider)
+
+
+def test_a_stream_outlives_all_providers(tracer_provider: TracerProvider, spans: InMemorySpanExporter) -> None:
+    """
+    Where there is no current provider any more the stream's own one ends its span.
+    """
+    provider = configure(tracer_provider)
+    stream = STREAMS["generator"]("m-1")
+    next(stream)
+    of.set_feedback_provider(None)
+    del stream
+    gc.collect()
+    is_ended = eventually(lambda: len(spans.get_finished_spans()) == 1, provider)
+    provider.shutdown()
+
+    assert is_ended
+
+
+FORK = """
+import gc, os, sys
+from opentelemetry.sdk.trace import TracerProvider, SpanProcessor
+import otel_feedback as of
+
+class Ends(SpanProcessor):
+    def on_end(self, span):
+        print(os.getpid() == parent, span.name, flush=True)
+
+parent = os.getpid()
+tracer_provider = TracerProvider(shutdown_on_exit=False)
+tracer_provider.add_span_processor(Ends())
+provider = of.configure(exporters=[], store="memory:", tracer_provider=tracer_provider)
+
+@of.capture
+def abandoned():
+    yield 1
+    yield 2
+
+@of.capture
+def exhausted():
+    yield 1
+    yield 2
+
+stream, other = abandoned(), exhausted()
+next(stream), next(other)
+child = os.fork()
+if child == 0:
+    del stream
+    gc.collect()
+    provider.force_flush()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print("the child is gone", flush=True)
+list(other)
+del stream
+gc.collect()
+provider.force_flush()
+"""
+
+
+def test_a_forked_child_does_not_end_the_streams_of_its_parent() -> None:
+    """
+    What the child collects is the parent's still: its span ends there, once.
+    """
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    assert ["the child is gone", "True exhausted", "True abandoned"] == ran.stdout.splitlines()
+    assert "Traceback" not in ran.stderr
+
+
+OTHER_CONTEXT = '''
+import threading
+from opentelemetry.context.context import Context, _RuntimeContext
+
+class ThreadContext(_RuntimeContext):
+    """Keeps the current context for each thread, and gives tokens of its own."""
+
+    def __init__(self):
+        self.here = threading.local()
+
+    def attach(self, context):
+        before = self.get_current()
+        self.here.context = context
+        return before
+
+    def get_current(self):
+        return getattr(self.here, "context", Context())
+
+    def detach(self, token):
+        self.here.context = token
+'''
+IN_OTHER_CONTEXT = """
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import TracerProvider
+import otel_feedback as of
+
+provider = of.configure(exporters=[], store="memory:", tracer_provider=TracerProvider(shutdown_on_exit=False))
+
+@of.capture(key="message_id")
+def answer(message_id):
+    return of.current_handle().is_valid
+
+print(type(context.attach(context.Context())).__name__)
+print(answer("m-1"), of.current_handle(), provider.handle_for_key("m-1").is_valid)
+"""
+
+
+def test_capture_uses_whatever_context_opentelemetry_does(tmp_path: Path) -> None:
+    """
+    Where `OTEL_PYTHON_CONTEXT` names an implementation with other tokens a call is inside of it, and left again.
+    """
+    (tmp_path / "thread_context.py").write_text(OTHER_CONTEXT)
+    (tmp_path / "thread_context-1.0.dist-info").mkdir()
+    (tmp_path / "thread_context-1.0.dist-info" / "METADATA").write_text("Name: thread_context\nVersion: 1.0\n")
+    (tmp_path / "thread_context-1.0.dist-info" / "entry_points.txt").write_text(
+        "[opentelemetry_context]\nthreads = thread_context:ThreadContext\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OTEL_PYTHON_CONTEXT": "threads"}
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_OTHER_CONTEXT],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment,
+    )
+
+    assert ["Context", "True None True"] == ran.stdout.splitlines()
+
+
 # --- capture_span ------------------------------------------------------------------------------------------------
 
 
@@ -1431,7 +2223,7 @@ def test_everything_in_a_context_is_collected_child_tasks_included(
     provider: of.FeedbackProvider, tracer_provider: TracerProvider
 ) -> None:
     """
-    Captured calls come when they start, LLM spans when they end, tasks of the context too; `.last` is the newest.
+    Captured calls and LLM spans come in the order of their starts, of child tasks too, and know their ends by then.
     """
     tracer = tracer_provider.get_tracer("app")
 
@@ -1450,8 +2242,10 @@ def test_everything_in_a_context_is_collected_child_tasks_included(
 
     handle, collected, last = asyncio.run(main())
 
-    assert [handle, last] == collected
+    assert handle is not None
     assert last is not None
+    assert [replace(handle, ended_at=collected[0].ended_at), last] == collected
+    assert all(each.ended_at is not None for each in collected)
     assert "chat" == last.attributes["gen_ai.operation.name"]
 
 
@@ -1490,8 +2284,8 @@ def test_a_collection_shows_what_it_has(provider: of.FeedbackProvider) -> None:
     with of.collect_handles() as collected, of.capture_span() as handle:
         pass
 
-    assert f"<CollectedHandles [{handle!r}]>" == repr(collected)
-    assert handle == collected[0]
+    assert f"<CollectedHandles [{collected.last!r}]>" == repr(collected)
+    assert replace(handle, ended_at=collected[0].ended_at) == collected[0]
 
 
 # --- Braintrust's own processor ----------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from opentelemetry import context
-from opentelemetry.trace import SpanContext
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from otel_feedback import _correlate
 from otel_feedback._correlate import (
@@ -18,6 +20,7 @@ from otel_feedback._correlate import (
     CollectedHandles,
     Correlator,
     LiveSpan,
+    Promise,
     call_in,
     collections_in,
     note_end,
@@ -84,7 +87,7 @@ def bound() -> list[Binding]:
 @pytest.fixture
 def correlator(store: FaultyStore, bound: list[Binding]) -> Iterator[Correlator]:
     """A correlator whose thread is not started: what is written is written by whoever asks."""
-    correlator = Correlator(store, key_wait_millis=0, on_bound=bound.extend)
+    correlator = Correlator(store, key_wait_millis=0, on_bound=bound.extend, open_store=store.open)
     yield correlator
     store.is_broken = False
     correlator.shutdown()
@@ -149,7 +152,7 @@ def test_the_thread_writes_what_is_bound(store: FaultyStore) -> None:
     Once started, a binding is in the store a moment later, without anybody asking for it.
     """
     is_bound = threading.Event()
-    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: is_bound.set())
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: is_bound.set(), open_store=store.open)
     correlator.start()
     correlator.bind(binding())
 
@@ -200,7 +203,7 @@ def test_the_thread_outlives_a_store_that_fails(store: FaultyStore) -> None:
     """
     is_bound, has_failed = threading.Event(), threading.Event()
     store.is_broken, store.on_bind = True, has_failed.set
-    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: is_bound.set())
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: is_bound.set(), open_store=store.open)
     correlator.start()
     correlator.bind(binding())
     has_failed.wait(10)
@@ -208,6 +211,132 @@ def test_the_thread_outlives_a_store_that_fails(store: FaultyStore) -> None:
 
     assert is_bound.wait(10)
     correlator.shutdown()
+
+
+def test_a_store_that_cannot_be_opened_is_tried_again(
+    store: FaultyStore, bound: list[Binding], caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Until the store can be opened the bindings wait, which the log says once; then it is opened once and has them all.
+    """
+    opened = []
+
+    def open_store() -> None:
+        opened.append(store.is_broken)
+        if store.is_broken:
+            raise StoreError("no such disk", store=store.url)
+
+    store.is_broken = True
+    correlator = Correlator(store, key_wait_millis=0, on_bound=bound.extend, open_store=open_store)
+    correlator.bind(binding("m-1"))
+    first = [correlator.flush(), correlator.flush()]
+    correlator.bind(binding("m-2"))
+    store.is_broken = False
+    then = [correlator.flush(), correlator.flush()]
+    correlator.shutdown()
+
+    assert ([False, False], [True, True], [True, True, False]) == (first, then, opened)
+    assert ["1 keys wait for the store: no such disk"] == caplog.messages
+    assert [binding("m-1"), binding("m-2")] == bound
+
+
+def test_with_nothing_to_write_the_store_is_not_opened(store: FaultyStore) -> None:
+    """
+    A process that binds no key opens no store, not at its end either.
+    """
+    opened: list[None] = []
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: None, open_store=lambda: opened.append(None))
+    correlator.start()
+
+    assert correlator.shutdown()
+    assert [] == opened
+
+
+# --- what is done later ------------------------------------------------------------------------------------------
+
+
+def test_the_thread_does_what_is_to_be_done_later(store: FaultyStore) -> None:
+    """
+    What a finaliser asks for is done a moment later, by the thread, though no key waits.
+    """
+    names: list[str] = []
+    is_done = threading.Event()
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: None, open_store=store.open)
+    correlator.start()
+    correlator.later(lambda: names.append(threading.current_thread().name))
+    correlator.later(is_done.set)
+
+    assert is_done.wait(10)
+    assert ["otel-feedback-correlate"] == names
+    correlator.shutdown()
+
+
+def test_what_is_to_be_done_later_is_done_by_a_flush_at_the_latest(correlator: Correlator) -> None:
+    """
+    A flush does what waits, in order, and so does the end.
+    """
+    done: list[int] = []
+    correlator.later(lambda: done.append(1))
+    correlator.later(lambda: done.append(2))
+    correlator.flush()
+    correlator.later(lambda: done.append(3))
+    correlator.shutdown()
+
+    assert [1, 2, 3] == done
+
+
+# --- keys of calls that have just begun --------------------------------------------------------------------------
+
+
+class ForeignSpan(NonRecordingSpan):
+    """Somebody's span, which may be broken."""
+
+    is_broken = False
+
+    def get_span_context(self) -> SpanContext:
+        if self.is_broken:
+            raise RuntimeError("secret")
+        return super().get_span_context()
+
+
+def a_call(span_id: int = 1) -> Call:
+    return Call(span=ForeignSpan(SpanContext(1, span_id, is_remote=False)), root=span_id, started_at=1)
+
+
+def test_the_key_of_a_call_means_its_handle_when_it_is_written(correlator: Correlator, store: FaultyStore) -> None:
+    """
+    A key that is bound at the start of a call is asked for what it means by who writes it, and then known as written.
+    """
+    promise = Promise("m-1", a_call())
+    correlator.bind(promise)
+    before = promise.is_taken
+    correlator.flush()
+
+    assert (False, True) == (before, promise.is_taken)
+    assert [[binding("m-1", of=replace(handle(), root=1))]] == store.groups
+
+
+def test_a_call_that_cannot_be_told_costs_no_other_its_key(
+    correlator: Correlator, store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A foreign span that fails to say what it is costs its own key, which the log says without its text.
+    """
+    call = a_call()
+    ForeignSpan.is_broken = True
+    correlator.bind(Promise("m-1", call))
+    alone = correlator.flush()
+    correlator.bind(Promise("m-2", call))
+    correlator.bind(binding("m-3"))
+    together = correlator.flush()
+    ForeignSpan.is_broken = False
+
+    assert (True, True) == (alone, together)
+    assert [["m-3"]] == [[each.key for each in group] for group in store.groups]
+    assert ["a key was lost, since its call cannot be told: RuntimeError"] * 2 == caplog.messages
+
+
+# --- too many ----------------------------------------------------------------------------------------------------
 
 
 def test_too_many_waiting_bindings_lose_the_oldest(
@@ -266,7 +395,7 @@ def test_what_cannot_be_joined_costs_no_key(store: FaultyStore, caplog: pytest.L
                 raise ValueError("secret")
             reported.append(each.key)
 
-    correlator = Correlator(store, key_wait_millis=0, on_bound=join)
+    correlator = Correlator(store, key_wait_millis=0, on_bound=join, open_store=store.open)
     for key in ("m-1", "m-2"):
         correlator.bind(binding(key))
 
@@ -286,7 +415,7 @@ def test_what_could_not_be_joined_for_the_store_is_joined_later(store: FaultySto
         if len(reported) == 1:
             raise StoreError("the disk is full", store=store.url)
 
-    correlator = Correlator(store, key_wait_millis=0, on_bound=join)
+    correlator = Correlator(store, key_wait_millis=0, on_bound=join, open_store=store.open)
     correlator.bind(binding())
 
     assert [False, True] == [correlator.flush(), correlator.flush()]
@@ -334,7 +463,7 @@ def test_a_look_up_waits_for_a_key_of_another_process(store: FaultyStore) -> Non
     """
     A key that turns up in the store while it is looked for is found.
     """
-    correlator = Correlator(store, key_wait_millis=LONG_MILLIS, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=LONG_MILLIS, on_bound=nobody, open_store=store.open)
     asked: list[None] = []
 
     def bind_elsewhere() -> None:
@@ -352,7 +481,7 @@ def test_a_look_up_waits_for_a_key_that_another_thread_binds(store: FaultyStore)
     """
     A key that is bound here while it is looked for is written by the thread, and found.
     """
-    correlator = Correlator(store, key_wait_millis=LONG_MILLIS, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=LONG_MILLIS, on_bound=nobody, open_store=store.open)
     correlator.start()
     is_looking = threading.Event()
     store.on_find = is_looking.set
@@ -373,7 +502,7 @@ def test_a_miss_ends_after_its_time(store: FaultyStore) -> None:
     """
     A key that does not turn up is asked for as often as the time allows, and answered with nothing.
     """
-    correlator = Correlator(store, key_wait_millis=45, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=45, on_bound=nobody, open_store=store.open)
     asked: list[None] = []
     store.on_find = lambda: asked.append(None)
 
@@ -401,7 +530,7 @@ def test_a_shutdown_writes_the_rest_and_is_idempotent(store: FaultyStore, is_sta
     """
     What waits at the end is written, whether the thread ever ran; a second shutdown does nothing.
     """
-    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody, open_store=store.open)
     if is_started:
         correlator.start()
     for number in range(3):
@@ -419,7 +548,7 @@ def test_an_end_does_not_wait_longer_than_it_may(store: FaultyStore, caplog: pyt
     """
     is_let_go, is_asked = threading.Event(), threading.Event()
     store.on_bind = lambda: (is_asked.set(), is_let_go.wait(10))
-    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody, open_store=store.open)
     correlator.start()
     correlator.bind(binding())
     assert is_asked.wait(10)
@@ -445,7 +574,7 @@ def test_the_end_cuts_a_look_up_short(store: FaultyStore) -> None:
     """
     Whoever waits for a key when everything is shut down is answered at once.
     """
-    correlator = Correlator(store, key_wait_millis=LONG_MILLIS, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=LONG_MILLIS, on_bound=nobody, open_store=store.open)
     correlator.start()
     is_looking = threading.Event()
     found: list[object] = []
@@ -475,7 +604,7 @@ def test_a_finaliser_may_bind_in_the_middle_of_the_last_flush(store: FaultyStore
     """
     What interrupts the flush of the shutdown itself is written by that flush.
     """
-    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody)
+    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody, open_store=store.open)
     late = [binding("m-2")]
     store.on_bind = lambda: correlator.bind(late.pop()) if late else None
     correlator.bind(binding("m-1"))
@@ -532,7 +661,7 @@ def test_collections_lie_within_each_other() -> None:
 
 def test_collected_handles_are_a_sequence() -> None:
     """
-    What was gathered can be counted, read in order and shown; without any there is no last one.
+    What was gathered can be counted, read, sliced and shown; without any there is no last one.
     """
     collected = CollectedHandles()
     before = collected.last
@@ -541,14 +670,104 @@ def test_collected_handles_are_a_sequence() -> None:
 
     assert (None, handle(2)) == (before, collected.last)
     assert ([handle(1), handle(2)], 2, handle(1)) == (list(collected), len(collected), collected[0])
+    assert ((handle(2),), True, [handle(2), handle(1)]) == (
+        collected[1:],
+        handle(2) in collected,
+        list(reversed(collected)),
+    )
     assert f"<CollectedHandles {[handle(1), handle(2)]!r}>" == repr(collected)
+
+
+def test_collected_handles_stand_in_the_order_of_their_start() -> None:
+    """
+    A span that began earlier and was added later comes before; the last is the one that began last.
+    """
+    collected = CollectedHandles()
+    early, late, unknown = (replace(handle(number), started_at=at) for number, at in ((1, 10), (2, 20), (3, None)))
+    for each in (late, early, unknown):
+        collected.add(each)
+
+    assert ([unknown, early, late], late) == (list(collected), collected.last)
+
+
+def test_a_span_is_collected_once() -> None:
+    """
+    What is known of a span later takes the place of what was known before, and keeps its name.
+    """
+    collected = CollectedHandles()
+    collected.add(handle(1), "chat")
+    collected.add(handle(1, trace_id=2), "another trace")
+    collected.add(handle(1, ended_at=9))
+
+    assert [handle(1, ended_at=9), handle(1, trace_id=2)] == list(collected)
+    assert ((handle(1, ended_at=9),), ()) == (collected.by_name("chat"), collected.by_name("answer"))
+
+
+def test_collected_handles_are_found_by_operation() -> None:
+    """
+    Each LLM span is found by what it did; a captured call has no operation.
+    """
+    collected = CollectedHandles()
+    chat = replace(handle(1), attributes={"gen_ai.operation.name": "chat"})
+    for each in (chat, handle(2)):
+        collected.add(each)
+
+    assert ((chat,), ()) == (collected.by_operation("chat"), collected.by_operation("text_completion"))
+
+
+def test_only_the_very_handle_is_taken_out_again() -> None:
+    """
+    Where another one was added for the same span, it stays; what is not there can be taken out.
+    """
+    collected = CollectedHandles()
+    first, second = handle(1), handle(1)
+    for each in (first, second):
+        collected.add(each)
+    collected.discard(first)
+    collected.discard(handle(2))
+    kept = list(collected)
+    collected.discard(second)
+
+    assert ([second], []) == (kept, list(collected))
+
+
+def test_many_threads_may_add_and_read_at_once() -> None:
+    """
+    Nothing is lost and nothing raised while some add and another one reads.
+    """
+    collected = CollectedHandles()
+    barrier = threading.Barrier(5)
+    errors: list[BaseException] = []
+
+    def add(of: int) -> None:
+        barrier.wait()
+        for number in range(1, 501):
+            collected.add(handle(number, trace_id=of), str(of))
+
+    def read() -> None:
+        barrier.wait()
+        try:
+            while len(collected) < 2_000:
+                assert len(list(collected)) <= len(collected)
+        except BaseException as error:  # noqa: BLE001 (shown by the test)
+            errors.append(error)
+
+    threads = [threading.Thread(target=add, args=(of,)) for of in range(1, 5)] + [threading.Thread(target=read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert ([], 2_000, 500) == (errors, len(collected), len(collected.by_name("3")))
 
 
 def test_a_span_that_nobody_saw_is_its_own_root() -> None:
     """
     The local root of a live span is known from its start.
     """
-    _correlate.LIVE[2] = LiveSpan(1, None, ())
+    live = LiveSpan(cast("Any", TracerProvider(shutdown_on_exit=False).get_tracer("app").start_span("answer")))
+    live.root = 1
+    _correlate.LIVE[2] = live
 
     assert [1, 3] == [root_of(2), root_of(3)]
 

@@ -5,17 +5,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_feedback._dialects import (
+    BAGGAGE_KEYS,
     BRAINTRUST_PARENT,
     CHAT,
+    CONTEXT_KEYS,
     CONVERSATION_ID,
     DIALECTS,
     GENERATE_CONTENT,
     HANDLE_ATTRIBUTES,
+    INHERITED,
     MARKERS,
     NOT_A_CALL,
     RESPONSE_ID,
+    SILENT_SCOPES,
     TEXT_COMPLETION,
+    USER_ID,
     handle_attributes,
+    inherited_attributes,
     is_unicode,
     operation_of,
 )
@@ -39,6 +45,13 @@ class TestOperation:
             ({"mlflow.spanType": '"LLM"'}, TEXT_COMPLETION),
             ({"mlflow.spanType": "LLM"}, TEXT_COMPLETION),
             ({"langsmith.span.kind": "llm"}, CHAT),
+            ({"langsmith.span.kind": "llm", "gen_ai.operation.name": "chat", "gen_ai.system": "openai"}, CHAT),
+            # OpenLIT, new and old.
+            ({"telemetry.sdk.name": "openlit", "gen_ai.operation.name": "chat", "gen_ai.system": "openai"}, CHAT),
+            ({"telemetry.sdk.name": "openlit", "gen_ai.type": "chat", "gen_ai.system": "openai"}, CHAT),
+            # OpenInference with `enable_genai_semconv`, and OpenLLMetry since it follows OpenTelemetry.
+            ({"openinference.span.kind": "LLM", "llm.system": "openai", "gen_ai.operation.name": "chat"}, CHAT),
+            ({"gen_ai.operation.name": "text_completion", "gen_ai.is_streaming": True}, TEXT_COMPLETION),
             # Logfire's own spans beside their GenAI attributes.
             ({"logfire.span_type": "span", "gen_ai.operation.name": "chat"}, CHAT),
         ],
@@ -76,6 +89,15 @@ class TestOperation:
             {"mlflow.spanType": '"EMBEDDING"'},
             {"langsmith.span.kind": "tool"},
             {"langsmith.span.kind": "chain", "gen_ai.system": "langchain"},
+            # LangSmith's exporter calls the filling in of a template a chat.
+            {"langsmith.span.kind": "prompt", "gen_ai.operation.name": "chat", "gen_ai.system": "langchain"},
+            {"langsmith.span.kind": "retriever", "gen_ai.operation.name": "embeddings"},
+            {"gen_ai.type": "embedding", "gen_ai.system": "openai"},
+            {"gen_ai.type": "vectordb", "db.system": "chroma"},
+            {"gen_ai.operation.name": "invoke_workflow"},
+            {"gen_ai.operation.name": "retrieval"},
+            {"openinference.span.kind": "PROMPT", "llm.system": "openai"},
+            {"traceloop.span.kind": "task", "gen_ai.operation.name": "chat"},
             {"logfire.span_type": "pending_span", "gen_ai.operation.name": "chat"},
             {"logfire.span_type": "log", "gen_ai.system": "openai"},
             {"logfire.span_type": "annotation", "gen_ai.system": "openai"},
@@ -163,6 +185,19 @@ class TestHandleAttributes:
         """
         assert {CONVERSATION_ID: "s-1"} == handle_attributes({CONVERSATION_ID: value, "session.id": "s-1"})
 
+    def test_a_json_text_is_kept_without_its_quotes(self) -> None:
+        """
+        MLflow's attributes are JSON; another one's quotes belong to it.
+        """
+        assert {"gen_ai.request.model": "gpt-4o"} == handle_attributes({"mlflow.llm.model": '"gpt-4o"'})
+        assert {"gen_ai.request.model": '"gpt-4o"'} == handle_attributes({"llm.model_name": '"gpt-4o"'})
+
+    def test_a_project_is_no_conversation(self) -> None:
+        """
+        What LangSmith calls the session of a trace is the project it is filed under, the same for everybody.
+        """
+        assert {} == handle_attributes({"langsmith.trace.session_id": "6c1f"})
+
     def test_prompts_and_answers_are_never_kept(self) -> None:
         """
         Content, wherever an instrumentation writes it, has no row.
@@ -187,6 +222,100 @@ class TestHandleAttributes:
         Reading a handle's own attributes gives the same ones.
         """
         assert attributes == handle_attributes(handle_attributes(attributes))
+
+
+class TestInherited:
+    def test_the_nearest_that_says_it_is_heard(self) -> None:
+        """
+        A parent before its own parents, these before the context, the context before the baggage; each id by itself.
+        """
+        parents = [{"http.route": "/"}, {"session.id": "near"}, {"session.id": "far", "enduser.id": "far"}]
+        context, baggage = {"session.id": "context", "user.id": "context"}, {"session.id": "baggage"}
+
+        assert {CONVERSATION_ID: "near", USER_ID: "far"} == inherited_attributes({}, parents, context, baggage)
+        assert {CONVERSATION_ID: "context", USER_ID: "context"} == inherited_attributes({}, [], context, baggage)
+        assert {CONVERSATION_ID: "baggage"} == inherited_attributes({}, [], {}, baggage)
+
+    @pytest.mark.parametrize("known", [{CONVERSATION_ID: "own"}, {CONVERSATION_ID: "own", USER_ID: "own"}])
+    def test_what_a_span_says_itself_is_not_inherited(self, known: Any) -> None:
+        """
+        Only what is missing is looked for.
+        """
+        context = {"session.id": "context", "user.id": "context"}
+
+        assert {CONVERSATION_ID, USER_ID} - set(known) == set(inherited_attributes(known, [], context, {}))
+
+    @pytest.mark.parametrize(("name", "path"), [(name, path) for name in INHERITED for path in CONTEXT_KEYS[name]])
+    def test_every_key_of_the_context_is_read(self, name: str, path: tuple[str, ...]) -> None:
+        """
+        The key of each SDK is enough; of one that holds several, the entry in it.
+        """
+        value: Any = "x"
+        for key in reversed(path):
+            value = {key: value}
+
+        assert "x" == inherited_attributes({}, [], value, {})[name]
+
+    @pytest.mark.parametrize(("name", "key"), [(name, key) for name in INHERITED for key in BAGGAGE_KEYS[name]])
+    def test_every_key_of_the_baggage_is_read(self, name: str, key: str) -> None:
+        """
+        The entry of each SDK is enough.
+        """
+        assert {name: "x"} == inherited_attributes({}, [], {}, {key: "x"})
+
+    @pytest.mark.parametrize("value", [None, 7, "", "\ud83d", ["s-1"], {"other": "s-1"}])
+    def test_what_is_no_text_is_not_inherited(self, value: Any) -> None:
+        """
+        A foreign value in any of the places is as good as none.
+        """
+        context = {"session.id": value, "association_properties": value}
+
+        assert {} == inherited_attributes({}, [{"session.id": value}], context, {"session.id": value})
+
+    def test_nothing_else_is_inherited(self) -> None:
+        """
+        A parent's model, answer or route is not its child's.
+        """
+        parent = dict.fromkeys(HANDLE_ATTRIBUTES, "x")
+
+        assert set(INHERITED) == set(inherited_attributes({}, [parent], {}, {}))
+
+
+class TestSilentScopes:
+    @pytest.mark.parametrize(
+        "scope",
+        [
+            "opentelemetry.instrumentation.httpx",
+            "opentelemetry.instrumentation.fastapi",
+            "opentelemetry.instrumentation.kafka",
+            "opentelemetry.instrumentation.pyramid.callbacks",
+            "opentelemetry.instrumentation.sqlalchemy",
+        ],
+    )
+    def test_the_plumbing_is_silent(self, scope: str) -> None:
+        """
+        The tracers of the web, of databases and of queues open no LLM span.
+        """
+        assert scope in SILENT_SCOPES
+
+    @pytest.mark.parametrize(
+        "scope",
+        [
+            "opentelemetry.instrumentation.openai.v1",
+            "opentelemetry.util.genai.handler",
+            "openinference.instrumentation.openai",
+            "opentelemetry.instrumentation.botocore.bedrock-runtime",
+            "langfuse-sdk",
+            "pydantic-ai",
+            "app",
+            "",
+        ],
+    )
+    def test_whoever_may_speak_is_listened_to(self, scope: str) -> None:
+        """
+        A tracer of models, of an agent framework or of the application is never passed over.
+        """
+        assert scope not in SILENT_SCOPES
 
 
 @given(st.text(st.characters(codec=None)))

@@ -1,52 +1,57 @@
-"""`FeedbackInstrumentor`: an application without a line of ours, under `opentelemetry-instrument` and by hand."""
+"""`FeedbackInstrumentor` in code: what it takes, what it refuses; `tests/auto` runs it as a command does."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_type_hints
 
+import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import otel_feedback as of
 from otel_feedback import FeedbackInstrumentor
-
-if TYPE_CHECKING:
-    import pytest
-
-APP = """
-from opentelemetry import trace
-
-with trace.get_tracer("app").start_as_current_span("chat") as span:
-    span.set_attributes({"gen_ai.operation.name": "chat", "gen_ai.response.id": "chatcmpl-1"})
-print(trace.format_span_id(span.get_span_context().span_id))
-"""
+from otel_feedback.instrumentor import InstrumentorOptions
+from otel_feedback.testing import InMemoryFeedbackExporter
 
 
-def test_under_auto_instrumentation_a_response_id_becomes_a_key(tmp_path: Path) -> None:
-    """
-    An application that never heard of feedback, run by `opentelemetry-instrument`, leaves its LLM span in the store.
-    """
-    (tmp_path / "app.py").write_text(APP)
-    command = [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, "app.py"]
-    environment = {
-        # What opentelemetry-distro does where it is installed: it sets up the SDK before the instrumentors come.
-        "OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider",
-        "OTEL_TRACES_EXPORTER": "none",
-        "OTEL_FEEDBACK_STORE_URL": f"sqlite:///{tmp_path}/feedback.db",
-    }
-    ran = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=True, timeout=60
-    )
+@pytest.fixture
+def tracer_provider() -> TracerProvider:
+    """A tracer provider of an application."""
+    return TracerProvider(shutdown_on_exit=False)
 
-    settings = of.Settings(key_wait_millis=0, delivery="none")
-    with of.FeedbackProvider(exporters=[], store=environment["OTEL_FEEDBACK_STORE_URL"], settings=settings) as feedback:
-        assert ran.stdout.strip() == feedback.handle_for_key("chatcmpl-1").span_id
+
+@pytest.fixture
+def instrument(tracer_provider: TracerProvider) -> Iterator[Callable[..., None]]:
+    """Instrument that tracer provider, with options; it is undone in the end."""
+    instrumentor = FeedbackInstrumentor()
+
+    def run(**options: Any) -> None:
+        instrumentor.instrument(tracer_provider=tracer_provider, **options)
+
+    yield run
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
+
+
+def call(tracer_provider: TracerProvider, response_id: str) -> trace.SpanContext:
+    """Make a call of a model."""
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.response.id": response_id}
+    with tracer_provider.get_tracer("app").start_as_current_span("chat", attributes=attributes) as span:
+        return span.get_span_context()
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """List what our own loggers warned of."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("otel_feedback") and record.levelno >= logging.WARNING
+    ]
 
 
 def test_it_is_registered_where_opentelemetry_looks() -> None:
@@ -65,32 +70,280 @@ def test_it_needs_nothing_of_the_application() -> None:
     assert () == FeedbackInstrumentor().instrumentation_dependencies()
 
 
-def test_the_given_tracer_provider_is_seen() -> None:
-    """
-    `instrument(tracer_provider=…)` sees the spans of that one; taking it off again leaves them as they are.
-    """
-    with of.configure(exporters=[], store="memory:", settings=of.Settings(key_wait_millis=0)) as feedback:
-        tracer_provider = TracerProvider(shutdown_on_exit=False)
-        instrumentor = FeedbackInstrumentor()
-        instrumentor.instrument(tracer_provider=tracer_provider)
-        attributes = {"gen_ai.operation.name": "chat", "gen_ai.response.id": "r-1"}
-        with tracer_provider.get_tracer("app").start_as_current_span("chat", attributes=attributes) as span:
-            pass
-        instrumentor.uninstrument()
+class TestInstrumented:
+    def test_the_given_tracer_provider_is_seen(
+        self, instrument: Callable[..., None], tracer_provider: TracerProvider
+    ) -> None:
+        """
+        A span of it is found by its response id, in a provider that the options describe.
+        """
+        instrument(store_url="memory:", key_wait_millis=0, exporters=[], disabled=False)
+        context = call(tracer_provider, "r-1")
 
-        assert span.get_span_context() == feedback.handle_for_key("r-1").context
+        assert context == of.get_feedback_provider().handle_for_key("r-1").context
+
+    def test_exporters_may_be_objects(self, instrument: Callable[..., None], tracer_provider: TracerProvider) -> None:
+        """
+        In code there are the exporters themselves; feedback goes to them.
+        """
+        exporter = InMemoryFeedbackExporter()
+        instrument(store_url="memory:", exporters=[exporter])
+        call(tracer_provider, "r-1")
+        of.record_feedback(key="r-1", name="rating", value=True)
+
+        assert of.get_feedback_provider().force_flush()
+        assert ["rating"] == [each.record.name for each in exporter.exported]
+
+    def test_a_provider_of_its_own_flushes_the_given_tracer_provider(
+        self, instrument: Callable[..., None], tracer_provider: TracerProvider
+    ) -> None:
+        """
+        What is held back until its span has arrived is released by a flush, as where `configure()` was given it.
+        """
+        instrument(store_url="memory:", exporters=[of.BraintrustExporter("project_name:p", api_key="k")])
+        call(tracer_provider, "r-1")
+        feedback = of.get_feedback_provider()
+        handle = feedback.handle_for_key("r-1")
+        feedback.force_flush()
+
+        assert feedback._is_released(handle)
+
+    def test_twice_is_once(
+        self,
+        instrument: Callable[..., None],
+        tracer_provider: TracerProvider,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """
+        The second time does nothing, whatever it is given: not even its options are read.
+        """
+        instrument(store_url="memory:", exporters=[], key_wait_millis=7)
+        instrument(store_url="memory:", nonsense=1)
+
+        assert 7 == of.get_feedback_provider().settings.key_wait_millis
+        assert ["Attempting to instrument while already instrumented"] == [
+            record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")
+        ]
+
+    def test_what_opentelemetry_hands_to_every_instrumentor_is_no_option(
+        self, instrument: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        Distros pass the providers of metrics and logs as well; they are of no concern.
+        """
+        instrument(meter_provider=object(), logger_provider=object(), event_logger_provider=object())
+
+        assert [] == errors(caplog)
+
+    def test_without_an_sdk_it_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        Instrumenting a no-op would see nothing for ever, so there is one line in the log.
+        """
+        FeedbackInstrumentor().instrument(tracer_provider=trace.NoOpTracerProvider())
+        FeedbackInstrumentor().uninstrument()
+
+        (line,) = errors(caplog)
+        assert line.startswith("no OpenTelemetry SDK is set up, so calls of models are not seen until there is one; ")
+        assert "opentelemetry-distro" in line
+
+    def test_what_was_configured_before_stays(
+        self, instrument: Callable[..., None], tracer_provider: TracerProvider, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        Options come too late for a provider that there is; a line says that they are not used, and calls are seen.
+        """
+        with of.configure(exporters=[], store="memory:", settings=of.Settings(key_wait_millis=0)) as feedback:
+            caplog.clear()
+            instrument(store_url="memory:")
+            context = call(tracer_provider, "r-1")
+
+            assert context == feedback.handle_for_key("r-1").context
+            assert ["otel-feedback was configured before: the options of FeedbackInstrumentor are not used"] == errors(
+                caplog
+            )
+
+    def test_without_options_what_was_configured_before_needs_no_word(
+        self, instrument: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        An application that configures itself may be instrumented as well.
+        """
+        with of.configure(exporters=[], store="memory:"):
+            caplog.clear()
+            instrument()
+
+            assert [] == errors(caplog)
+
+    def test_once_it_is_taken_off_the_environment_holds_again(
+        self, instrument: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A provider that is made later is not the options'.
+        """
+        instrument(store_url="memory:", key_wait_millis=7)
+        FeedbackInstrumentor().uninstrument()
+        monkeypatch.setenv("OTEL_FEEDBACK_STORE_URL", "memory:")
+
+        assert 1_000 == of.get_feedback_provider().settings.key_wait_millis
 
 
-def test_without_an_sdk_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """
-    Instrumenting a no-op would see nothing for ever, so there is one line in the log.
-    """
-    FeedbackInstrumentor().instrument(tracer_provider=trace.NoOpTracerProvider())
-    FeedbackInstrumentor().uninstrument()
+# For each option, a value that is not its default.
+GIVEN: Mapping[str, Any] = {
+    "disabled": True,
+    "exporters": ["orq", "console"],
+    "store_url": "sqlite:///elsewhere.db",
+    "key_wait_millis": 0,
+    "on_unknown_key": "park",
+    "durability": "process",
+    "delivery": "none",
+    "on_unsampled": "export",
+    "exit_timeout_millis": 999_999_999,
+}
 
-    assert ["no OpenTelemetry SDK is set up, so calls of models are not seen: is opentelemetry-distro installed?"] == [
-        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
-    ]
+
+class TestOptions:
+    def test_there_is_one_for_every_setting(self) -> None:
+        """
+        What the environment can say the file can say, by the same name, and of the same choices.
+        """
+        settings = get_type_hints(of.Settings)
+        options = get_type_hints(InstrumentorOptions)
+
+        assert {*settings, "braintrust_hold_millis"} == options.keys()
+        assert {*settings} == GIVEN.keys()
+        for name in ("disabled", "on_unknown_key", "durability", "delivery", "on_unsampled"):
+            assert settings[name] == options[name]
+
+    def test_each_wins_over_its_variable(
+        self, instrument: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        All of them together are the settings of the provider, whatever the environment says.
+        """
+        monkeypatch.setenv("OTEL_FEEDBACK_STORE_URL", "memory:")
+        monkeypatch.setenv("OTEL_FEEDBACK_EXPORTERS", "weave")
+        monkeypatch.setenv("OTEL_FEEDBACK_ON_UNKNOWN_KEY", "raise")
+        instrument(**GIVEN)
+
+        assert of.Settings(**{**GIVEN, "exporters": ("orq", "console")}) == of.get_feedback_provider().settings
+
+    def test_what_is_not_given_comes_from_the_environment(
+        self, instrument: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Nor is an empty value in a YAML file given. The variables are read when the provider is made.
+        """
+        instrument(key_wait_millis=7, store_url=None)
+        monkeypatch.setenv("OTEL_FEEDBACK_STORE_URL", "memory:")
+        monkeypatch.setenv("OTEL_FEEDBACK_ON_UNKNOWN_KEY", "park")
+
+        assert (
+            of.Settings(key_wait_millis=7, store_url="memory:", on_unknown_key="park")
+            == of.get_feedback_provider().settings
+        )
+
+    def test_braintrust_s_hold_reaches_its_exporter(
+        self, instrument: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        It wins over its variable, and the other exporters are as they are.
+        """
+        monkeypatch.setenv("OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS", "1")
+        instrument(store_url="memory:", exporters=["console", "braintrust"], braintrust_hold_millis=7)
+        exporters = of.get_feedback_provider()._exporters
+
+        assert ["console", "braintrust"] == list(exporters)
+        assert 7 == exporters["braintrust"].hold_millis
+
+    @pytest.mark.parametrize(
+        ("option", "value", "why"),
+        [
+            ("stoer_url", "memory:", "there is none of this name, but braintrust_hold_millis, delivery, disabled"),
+            ("enabled", True, "there is none of this name"),  # which OpenTelemetry keeps for itself
+            ("disabled", "true", "a valid boolean"),
+            ("disabled", 1, "a valid boolean"),
+            ("exporters", "orq", "a valid list"),
+            ("exporters", [1], "a valid string"),
+            ("exporters", ["orq", "okr"], "no exporter is registered as 'okr'; there are braintrust, console, orq, "),
+            ("store_url", "", "at least 1 character"),
+            ("store_url", 5, "a valid string"),
+            ("key_wait_millis", "5", "a valid integer"),
+            ("key_wait_millis", 5.0, "a valid integer"),
+            ("key_wait_millis", True, "a valid integer"),
+            ("key_wait_millis", -1, "greater than or equal to 0"),
+            ("exit_timeout_millis", 1_000_000_000, "less than 1000000000"),
+            ("braintrust_hold_millis", "1m", "a valid integer"),
+            ("on_unknown_key", "drop", "'raise' or 'park'"),
+            ("durability", "DISK", "'disk' or 'process'"),
+            ("delivery", "None", "'thread' or 'none'"),
+            ("on_unsampled", False, "'skip' or 'export'"),
+        ],
+    )
+    def test_one_that_cannot_be_used_is_named(
+        self,
+        instrument: Callable[..., None],
+        tracer_provider: TracerProvider,
+        caplog: pytest.LogCaptureFixture,
+        option: str,
+        value: Any,
+        why: str,
+    ) -> None:
+        """
+        One line of the log says which and why; a call is made as ever, and what records feedback raises the same.
+        """
+        instrument(**{option: value})
+        call(tracer_provider, "r-1")
+
+        (line,) = errors(caplog)
+        assert line.startswith(f"calls of models are not captured: the option {option} of otel_feedback ")
+        assert why in line
+        with pytest.raises(of.ConfigurationError, match=f"the option {option} of otel_feedback ") as raised:
+            of.record_feedback(key="r-1", name="rating", value=True)
+        assert option == raised.value.setting
+
+    def test_all_that_cannot_be_used_are_named_and_none_is_quoted(
+        self, instrument: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        A store's URL may hold a password.
+        """
+        instrument(
+            store_url=["sqlite://user:secret@host"], key_wait_millis="secret", delivery="none", nonsense="secret"
+        )
+
+        (line,) = errors(caplog)
+        assert ["key_wait_millis", "nonsense", "store_url"] == [
+            part.split()[0] for part in line.split("the option ")[1:]
+        ]
+        assert "secret" not in line
+
+    def test_braintrust_s_hold_is_not_for_objects(
+        self, instrument: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        An exporter that was made in code has its own, and two of them would contradict each other.
+        """
+        instrument(exporters=[InMemoryFeedbackExporter()], braintrust_hold_millis=7)
+
+        (line,) = errors(caplog)
+        assert "the option braintrust_hold_millis is for an exporter that is named" in line
+
+    def test_a_refusal_ends_where_the_application_configures_itself(
+        self, instrument: Callable[..., None], tracer_provider: TracerProvider
+    ) -> None:
+        """
+        What code says explicitly holds, as after an environment that cannot be used.
+        """
+        instrument(nonsense=1)
+        with of.configure(
+            exporters=[],
+            store="memory:",
+            tracer_provider=tracer_provider,
+            settings=of.Settings(key_wait_millis=0),
+        ) as feedback:
+            context = call(tracer_provider, "r-1")
+
+            assert context == feedback.handle_for_key("r-1").context
 
 
 WITHOUT = """

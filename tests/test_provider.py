@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,7 @@ from otel_feedback import (
     FeedbackRecord,
     InvalidFeedbackError,
     MemoryStore,
+    OrqExporter,
     OutboxFullError,
     Part,
     PermanentFailure,
@@ -38,8 +44,11 @@ from otel_feedback import (
     UnknownTargetError,
     _capture,
 )
+from otel_feedback._correlate import Correlator
 from otel_feedback.exporters import FeedbackExporter
+from otel_feedback.provider import start_from_environment
 from otel_feedback.stores import UNROUTED, Binding, Entry, Parked
+from otel_feedback.stores.sqlite import BUSY_TIMEOUT_MILLIS
 from otel_feedback.testing import FakeClock, InMemoryFeedbackExporter
 
 Make = Callable[..., FeedbackProvider]
@@ -560,10 +569,10 @@ class TestParking:
         provider = make(on_unknown_key="park")
         receipt = provider.record(key="r-1", name="rating", value=True)
         provider.bind_key(HANDLE, "r-1", "conversation")
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
         waiting = states(provider.status(receipt.id))
         provider.bind_key(HANDLE, "r-1", kind)
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
 
         assert ({UNROUTED: "parked"}, {UNROUTED: "pending"}) == (waiting, states(provider.status(receipt.id)))
 
@@ -574,10 +583,10 @@ class TestParking:
         provider = make(on_unknown_key="park")
         receipt = provider.record(key="c-1", key_kind="conversation", name="rating", value=True)
         provider.bind_key(a_handle(2), "c-1")
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
         waiting = states(provider.status(receipt.id))
         provider.bind_key(HANDLE, "c-1", "conversation")
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
 
         assert ({UNROUTED: "parked"}, {UNROUTED: "pending"}) == (waiting, states(provider.status(receipt.id)))
 
@@ -604,7 +613,7 @@ class TestParking:
             provider.record(key="m-1", name="rating", value=value, user_id="u-1") for value in (True, False)
         )
         provider.bind_key(HANDLE, "m-1")
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
 
         assert first.id == second.id
         assert False is provider._store.latest(first.id).value  # type: ignore[union-attr]  # it is there
@@ -618,7 +627,7 @@ class TestParking:
         provider = make(on_unknown_key="park")
         receipt = provider.record(key="m-1", name="rating", value=True, **options)
         provider.bind_key(HANDLE, "m-1")
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
 
         latest = provider._store.latest(receipt.id)
         assert latest is not None
@@ -655,7 +664,7 @@ class TestParking:
         caller = make(store=store)
         receipt = recorder.record(key="m-1", name="rating", value=True)
         caller.bind_key(HANDLE, "m-1")
-        caller._running().correlator.flush()
+        caller._here().correlator.flush()
 
         assert {"a": "pending"} == states(recorder.status(receipt.id))
 
@@ -679,7 +688,7 @@ class TestParking:
         receipt = provider.record(key="m-1", name="rating", value=True)
         retracted = provider.retract(receipt.id)
         provider.bind_key(HANDLE, "m-1")
-        provider._running().correlator.flush()
+        provider._here().correlator.flush()
 
         assert ({}, {}) == (states(retracted), states(provider.status(receipt.id)))
         assert {} == provider.stats()
@@ -693,7 +702,7 @@ class TestParking:
             def unpark(self, parked_id: str, entry: Entry) -> bool:
                 if entry.record.retracts:
                     self.bind([Binding("app", "m-1", HANDLE)])
-                    provider._join_parked([], [Binding("app", "m-1", HANDLE)])
+                    provider._join_parked([Binding("app", "m-1", HANDLE)])
                 return super().unpark(parked_id, entry)
 
         provider = make(store=JoinedMeanwhile(), on_unknown_key="park")
@@ -1125,6 +1134,24 @@ class TestShutdown:
         assert repr(store).endswith("closed>")
         assert 1 == len(exporter.exported)
 
+    def test_a_store_that_another_process_has_locked_does_not_hold_it_up(self, make: Make, tmp_path: Path) -> None:
+        """
+        The end comes in time though the keys cannot be written, and they are when the lock is gone in time.
+        """
+        provider = make(store="sqlite:///feedback.db")
+        with closing(sqlite3.connect(tmp_path / "feedback.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            provider.bind_key(HANDLE, "m-1")
+            wait_until(lambda: threads_in("_connect") == 1)
+            began = time.monotonic()
+            provider.shutdown(timeout_millis=20)
+            took_millis = (time.monotonic() - began) * 1_000
+            other.execute("ROLLBACK")
+        following = make(store="sqlite:///feedback.db", key_wait_millis=10_000)
+
+        assert took_millis < BUSY_TIMEOUT_MILLIS / 2
+        assert HANDLE.span_id == following.handle_for_key("m-1").span_id
+
     def test_an_exporter_that_fails_to_shut_down_is_logged(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         """
         The other exporters and the store are closed all the same.
@@ -1180,6 +1207,117 @@ class TestShutdown:
             fail()
 
         assert ([], 2) == (our_threads(), len(exporter.exported))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0)
+
+
+def threads_in(function: str) -> int:
+    """Count the threads that are inside of a function, by its name."""
+    frames = sys._current_frames().values()
+    return sum(any(function == each.f_code.co_name for each, _ in traceback.walk_stack(frame)) for frame in frames)
+
+
+def find(key: str) -> list[str]:
+    """Look a key up in the file as another process does."""
+    with closing(SQLiteStore("feedback.db")) as store:
+        return [handle.span_id for handle in store.find("app", key)]
+
+
+class TestCapture:
+    def test_a_captured_call_does_not_wait_for_the_store(self, make: Make, tmp_path: Path) -> None:
+        """
+        While another process has the store locked keys are taken, and they are there when it is free again.
+        """
+        provider = make(store="sqlite:///feedback.db")
+        with closing(sqlite3.connect(tmp_path / "feedback.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            began = time.monotonic()
+            for number in range(100):
+                provider.bind_key(a_handle(number + 1), f"m-{number}")
+                assert provider.tracer is not None
+            took_millis = (time.monotonic() - began) * 1_000
+            wait_until(lambda: threads_in("_connect") == 1)
+            provider.bind_key(a_handle(101), "m-100")
+            other.execute("ROLLBACK")
+
+        assert took_millis < BUSY_TIMEOUT_MILLIS / 2
+        assert f"{101:016x}" == provider.handle_for_key("m-100").span_id
+
+    def test_a_process_that_cannot_deliver_keeps_its_keys(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        An exporter without its key costs no captured call its own: one line says that nothing goes out from here.
+        """
+        provider = make(OrqExporter(), store="sqlite:///feedback.db", delivery="thread")
+        provider.bind_key(HANDLE, "m-1")
+        wait_until(lambda: find("m-1") == [HANDLE.span_id])
+        provider.bind_key(HANDLE, "m-2")
+        wait_until(lambda: find("m-2") == [HANDLE.span_id])
+
+        assert ["nothing is delivered from this process: "] == [
+            record.getMessage()[:41] for record in caplog.records if record.levelno >= logging.ERROR
+        ]
+        assert "ORQ_API_KEY" in caplog.text
+
+    def test_whoever_comes_first_makes_what_runs_for_all(self, make: Make) -> None:
+        """
+        Of threads that use a provider at the same time one starts what runs, and the others use that.
+        """
+        is_started, go_on = threading.Event(), threading.Event()
+
+        class Slow(FeedbackProvider):
+            def _make_correlator(self) -> Correlator:
+                is_started.set()
+                go_on.wait(10)
+                return super()._make_correlator()
+
+        provider = Slow(
+            exporters=[], store="memory:", tracer_provider=NoOpTracerProvider(), settings=Settings(key_wait_millis=0)
+        )
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(provider.bind_key, HANDLE, "m-1")
+            assert is_started.wait(10)
+            second = pool.submit(provider.bind_key, HANDLE, "m-2")
+            wait_until(lambda: threads_in("_here") == 2)
+            go_on.set()
+            first.result(10)
+            second.result(10)
+        threads = our_threads()
+        found = [provider.handle_for_key(key).span_id for key in ("m-1", "m-2")]
+        provider.shutdown()
+
+        assert ["otel-feedback-correlate"] == threads
+        assert [HANDLE.span_id] * 2 == found
+
+    def test_what_is_to_be_done_later_waits_for_a_flush(self, make: Make) -> None:
+        """
+        A finaliser's errand is done by the provider's thread, or at its end.
+        """
+        done: list[str] = []
+        provider = make()
+        provider.bind_key(HANDLE, "m-1")
+        provider.later(lambda: done.append("errand"))
+        provider.shutdown()
+
+        assert ["errand"] == done
+
+    def test_options_of_exporters_reach_those_that_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What the declarative configuration says of an exporter its constructor gets; the others are made without.
+        """
+        monkeypatch.setenv("OTEL_FEEDBACK_EXPORTERS", "braintrust,console")
+        monkeypatch.setenv("OTEL_FEEDBACK_STORE_URL", "memory:")
+        made = start_from_environment(
+            exporter_options={"braintrust": {"hold_millis": 7}}, tracer_provider=NoOpTracerProvider()
+        )
+
+        assert ["braintrust", "console"] == list(made._exporters)
+        assert 7 == made._exporters["braintrust"].hold_millis  # type: ignore[attr-defined]  # it is Braintrust's
 
 
 WORKER = """
@@ -1279,11 +1417,11 @@ class TestProcesses:
         exporter = HangingExporter("a")
         exporter.is_let_go.set()
         provider = make(exporter, delivery="thread").start()
-        engine = provider._running()
-        provider._pid, provider._engine = -1, replace(engine, pid=-1)  # as if both were another process's
+        provider._here().pid = provider._pid = -1  # as if both were another process's
         provider.shutdown()
         running = our_threads()
-        provider._engine = engine
+        provider._process.pid = provider._pid = os.getpid()
+        provider._is_shut_down = False
 
         assert ["otel-feedback-correlate", "otel-feedback-deliver-a"] == running
         assert not exporter.was_shut_down

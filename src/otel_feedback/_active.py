@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_feedback.exceptions import ConfigurationError, FeedbackError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from opentelemetry.trace import Tracer
 
@@ -49,8 +50,16 @@ class ActiveProvider(Protocol):
         """What the destinations want to see on captured spans."""
         ...
 
+    def promise_key(self, call: Any, key: str) -> Any:
+        """Bind a key to a captured call that has just begun; answer what knows whether the store has it yet."""
+        ...
+
     def bind_key(self, handle: FeedbackHandle, key: str, kind: str = "app") -> None:
         """Bind a key to a call."""
+        ...
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something done soon, in a thread of ours; nothing but put into a queue, so that a finaliser may ask."""
         ...
 
     def capture_failed(self, error: BaseException) -> None:
@@ -99,8 +108,8 @@ def put(provider: ActiveProvider | None) -> ActiveProvider | None:
 
 
 def set_default(make: Callable[[], ActiveProvider]) -> None:
-    """Say how a provider is made where nobody configured one."""
-    _slot.make = make
+    """Say how a provider is made where nobody configured one; what failed before may go well now."""
+    _slot.make, _slot.has_failed = make, False
 
 
 def get_or_make() -> ActiveProvider:
@@ -143,17 +152,32 @@ def _try_to_make() -> ActiveProvider | None:
             _slot.has_failed = True
             # A foreign text may hold a key.
             why = error if isinstance(error, FeedbackError) else type(error).__name__
-            logger.error("capture is off: otel-feedback could not be configured from the environment: %s", why)  # noqa: TRY400
+            logger.error("capture is off: otel-feedback could not be configured: %s", why)  # noqa: TRY400
             return None
 
 
-@contextmanager
-def guarded(provider: ActiveProvider | None) -> Iterator[None]:
-    """Let nothing that is raised inside reach the application: it is counted by the provider that it happened to."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 (the boundary to the application)
+class guarded:  # noqa: N801 (it reads as what it does)
+    """Let nothing that is raised inside reach the application: it is counted by the provider that it happened to.
+
+    A class, because a generator's `contextmanager` costs a captured call more than all that stands inside of it.
+    """
+
+    __slots__ = ("_provider",)
+
+    def __init__(self, provider: ActiveProvider | None) -> None:
+        self._provider = provider
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Count an error, and end it."""
+        if not isinstance(error, Exception):
+            return False
         # Even telling of it may fail: the application's own logging is behind it.
         with suppress(Exception):
-            if provider is not None:
-                provider.capture_failed(error)
+            if self._provider is not None:
+                self._provider.capture_failed(error)
+        return True

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from otel_feedback import _active, processor
-from otel_feedback._capture import capture, capture_span, collect_handles, current_handle
-from otel_feedback.provider import FeedbackProvider, start_from_environment
+from otel_feedback._capture import capture, capture_span, collect_handles, current_handle, handle_of
+from otel_feedback.provider import FeedbackProvider
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FeedbackSpanProcessor = processor.FeedbackSpanProcessor
 install = processor.install
 
-__all__ = ["capture", "capture_span", "collect_handles", "current_handle"]
+__all__ = ["capture", "capture_span", "collect_handles", "current_handle", "handle_of"]
 
 
 def configure(
@@ -178,6 +178,3 @@ def retract_feedback(record_id: str) -> Receipt:
 def bind_key(handle: FeedbackHandle, key: str, kind: str = "app") -> None:
     """Bind a key to a call, so that `record_feedback(key=…)` finds it."""
     get_feedback_provider().bind_key(handle, key, kind)
-
-
-_active.set_default(start_from_environment)

@@ -6,23 +6,29 @@ never raises into it and never changes what it returns, raises or how it is awai
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import copy
 import functools
+import gc
 import inspect
+import os
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overload
 
 import wrapt
 from opentelemetry import context, trace
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
-from otel_feedback import _active
+from otel_feedback import _active, _streams
 from otel_feedback._correlate import (
     Call,
     CollectedHandles,
+    Promise,
     call_in,
     collections_in,
     note_end,
@@ -30,7 +36,7 @@ from otel_feedback._correlate import (
     with_call,
     with_collection,
 )
-from otel_feedback._handle import FeedbackHandle
+from otel_feedback._handle import FeedbackHandle, is_time
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -47,9 +53,23 @@ Key = str | Callable[[Any], object] | None
 Target = Literal["call", "llm", "root"]
 
 INVALID = FeedbackHandle(trace.INVALID_SPAN_CONTEXT)
+# What a call has for a result that has none, or whose items were its results.
+NOTHING = object()
+NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 
 # --- one captured call -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What a call's key means once it is over, and how it is read from the result where it is not an argument."""
+
+    target: Target = "call"
+    key_of_result: Callable[[Any], object] | None = None
+
+
+_ITSELF = _Meaning()
 
 
 @dataclass(slots=True, eq=False)
@@ -58,21 +78,52 @@ class _Running:
 
     provider: ActiveProvider
     call: Call
-    token: Token[Context]
+    collections: tuple[CollectedHandles, ...]
+    # What gives its place in the context back; none while it is in no context, between two steps of a stream.
+    token: Token[Context] | None
     # The span that was opened for it; none where the current one is used.
     span: Span | None
-    # What names it, where that is known before its end.
+    meaning: _Meaning
+    pid: int
+    # What names it, where that is known, and whether the store has it.
     key: str | None = None
+    promise: Promise | None = None
+    # How it failed, if nothing more comes of it.
+    failure: str | None = None
+    # What it goes on in, and where; this object is made before the stream (see `let_go`).
+    place: _streams.Place | None = None
+    held: list[Any] = field(default_factory=list)
+    is_left_to_loop: bool = False
+    # Taken by whoever ends it: a stream may be closed in one thread and exhausted in another. It is set last.
+    ending: list[None] = field(default_factory=lambda: [None])
+
+    def __del__(self) -> None:
+        """Let go of a stream that nobody wants any more, and end its call, unless it is a forked parent's."""
+        # One that was interrupted while it was made has nothing to end.
+        ending = getattr(self, "ending", None)
+        try:
+            if ending and self.held and self.place is not None:
+                _streams.let_go(self.held, self.place)
+        finally:
+            if ending and not self.is_left_to_loop and self.pid == os.getpid():
+                _end_soon(self)
 
 
-def _start(provider: ActiveProvider, name: str, *, opens_span: bool, attributes: Mapping[str, Any]) -> _Running:
+def _start(
+    provider: ActiveProvider,
+    name: str,
+    *,
+    opens_span: bool = True,
+    attributes: Mapping[str, Any] = NO_ATTRIBUTES,
+    meaning: _Meaning = _ITSELF,
+) -> _Running:
     """Open a call, or leave nothing of it behind."""
     before = context.get_current()
     span = None
     try:
         if opens_span:
-            span = provider.tracer.start_span(name, attributes={**provider.span_attributes, **attributes})
-        return _enter(provider, span)
+            span = provider.tracer.start_span(name, before, attributes={**provider.span_attributes, **attributes})
+        return _enter(provider, name, before, span, meaning)
     except BaseException:
         # A Ctrl-C comes anywhere, also between having become current and knowing it.
         context.attach(before)
@@ -81,65 +132,152 @@ def _start(provider: ActiveProvider, name: str, *, opens_span: bool, attributes:
         raise
 
 
-def _enter(provider: ActiveProvider, span: Span | None) -> _Running:
+def _enter(provider: ActiveProvider, name: str, around: Context, span: Span | None, meaning: _Meaning) -> _Running:
     """Give a call its handle and its place in the context."""
-    outer = call_in()
-    current = context.get_current()
-    around = trace.get_current_span(current)
-    if span is not None:
-        current = trace.set_span_in_context(span, current)
-    handle = _handle_of(span or around, provider)
-    if span is not None and handle.context.span_id == around.get_span_context().span_id:
-        # Without an SDK a tracer passes its parent's span on, which is the caller's: not what was captured here.
-        handle = INVALID
-    call = Call(handle, parent=outer, newest_start=handle.started_at)
-    if handle.is_valid:
-        _tell(call, outer, collections_in(current))
-    return _Running(provider, call, context.attach(with_call(call, current)), span)
+    outer = call_in(around)
+    call = _call_of(provider, trace.get_current_span(around), span, outer)
+    collections: tuple[CollectedHandles, ...] = ()
+    if call.known is None:
+        collections = collections_in(around)
+        for collection in collections:
+            collection.add(call.handle, name)
+        for enclosing in outer.enclosing() if outer is not None else ():
+            enclosing.newest_start = call.newest_start
+    within = with_call(call, around if span is None else trace.set_span_in_context(span, around))
+    return _Running(provider, call, collections, context.attach(within), span, meaning, os.getpid())
 
 
-def _tell(call: Call, outer: Call | None, collections: Iterable[CollectedHandles]) -> None:
-    """Make a call known to what surrounds it."""
-    for collection in collections:
-        collection.add(call.handle)
-    for enclosing in outer.enclosing() if outer is not None else ():
-        enclosing.newest_start = call.newest_start
+def _call_of(provider: ActiveProvider, around: Span, opened: Span | None, outer: Call | None) -> Call:
+    """Make the call of a span that was opened for it, or else of the one around; it may turn out to have none."""
+    span = around if opened is None else opened
+    own = span.get_span_context()
+    # Without an SDK a tracer passes its parent's span on, which is the caller's: not what was captured here.
+    if not own.is_valid or (opened is not None and own.span_id == around.get_span_context().span_id):
+        return Call(INVALID, outer)
+    # One that is not recording does not know its start.
+    started_at = getattr(span, "start_time", None)
+    if started_at is None or not is_time(started_at):
+        started_at = provider.clock.time_unix_nano()
+    return Call(None, outer, span, root_of(own.span_id), started_at, newest_start=started_at)
 
 
-def _end(running: _Running, error: BaseException | None) -> None:
-    """Close a call: its place in the context, then its span, with the error that it ended in."""
+def _leave(running: _Running) -> None:
+    """Give a call's place in the context back."""
+    token: object = running.token
+    running.token = None
+    if isinstance(token, contextvars.Token):
+        # In another context than it was made in, a token is of no use: OpenTelemetry's `detach` would log an error.
+        with suppress(ValueError):
+            token.var.reset(token)
+    elif token is not None:
+        context.detach(cast("Token[Context]", token))
+
+
+def _finish(
+    running: _Running | None,
+    *,
+    result: Any = NOTHING,
+    error: BaseException | None = None,
+    failure: str | None = None,
+    ended_at: int | None = None,
+) -> None:
+    """End a call, once, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
+    if running is None:
+        return
+    try:
+        running.ending.pop()
+    except IndexError:
+        return
+    with _active.guarded(running.provider):
+        _end(running, error, failure, ended_at)
+    # A call that nobody has asked for its handle yet will be, at its end.
+    if (running.promise is None or running.promise.is_taken or running.meaning.target != "call") and (
+        running.key is not None or running.meaning.key_of_result is not None
+    ):
+        with _active.guarded(running.provider):
+            key = running.key if result is NOTHING else _read_key(running, result)
+            if key is not None:
+                _bind(running, key, _meant(running))
+
+
+def _end_soon(running: _Running) -> None:
+    """Have a call ended by a thread of ours: this may be a finaliser, which runs in any thread and under any lock."""
+    ended_at = running.provider.clock.time_unix_nano()
+    _provider_of(running).later(functools.partial(_finish, running, failure=running.failure, ended_at=ended_at))
+
+
+def _provider_of(running: _Running) -> ActiveProvider:
+    """Answer who has a thread for a call: its own provider may have been replaced meanwhile."""
+    return _active.get() or running.provider
+
+
+def _end(running: _Running, error: BaseException | None, failure: str | None, ended_at: int | None) -> None:
+    """Close a call: its place in the context, then its span, with the failure that it ended in."""
     call, span = running.call, running.span
-    context.detach(running.token)
     call.has_ended = True
+    _leave(running)
     if span is None:
         return
     try:
         if error is not None:
             span.record_exception(error)
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            failure = _describe(error)
+        if failure is not None:
+            span.set_status(Status(StatusCode.ERROR, failure))
     finally:
-        span.end()
-    if call.handle.is_valid:
-        note_end(call.handle.context.span_id)
-        ended = FeedbackHandle.from_span(span)
-        call.handle = replace(call.handle, ended_at=ended.ended_at, attributes=ended.attributes)
+        if span.is_recording():
+            span.end(ended_at)
+    if call.known is not INVALID:
+        note_end(span.get_span_context().span_id)
+        for collection in running.collections:
+            collection.add(call.handle)
 
 
-def _handle_of(span: Span, provider: ActiveProvider) -> FeedbackHandle:
-    """Take the handle of a span that is live in this process; one that is not recording does not know its start."""
-    handle = FeedbackHandle.from_span(span)
-    started_at = provider.clock.time_unix_nano() if handle.started_at is None else handle.started_at
-    return replace(handle, root=root_of(handle.context.span_id), started_at=started_at)
+def _describe(error: BaseException) -> str:
+    """Write an error as OpenTelemetry does in a span's status."""
+    return f"{type(error).__name__}: {error}"
 
 
-def _bind(running: _Running, key: str, handle: FeedbackHandle) -> None:
-    """Bind a call's key, unless an enclosing call has the same one: that one is what the key means."""
+def _read_key(running: _Running, result: Any) -> str | None:
+    """Answer a call's key, reading it from the result, or from an item of it, unless it has one."""
+    read = running.meaning.key_of_result
+    if running.key is None and read is not None:
+        running.key = _as_key(read(result))
+    return running.key
+
+
+def _meant(running: _Running) -> FeedbackHandle:
+    """Answer what a call's key means now, which began when the call did, so that the newest call stays what it means.
+
+    The calls inside may have bound the same key before, if it is the result's: then it means the enclosing one.
+    """
+    call = running.call
+    since = call.started_at if running.meaning.key_of_result is None else call.newest_start
+    handle = _aim(call, running.meaning.target) if call.has_ended else call.handle
+    return handle if handle.started_at == since else replace(handle, started_at=since)
+
+
+def _is_free(running: _Running, key: str) -> bool:
+    """Tell whether no enclosing call has the same key: that one is what the key means then."""
     outer = running.call.parent
     while outer is not None:
         if key in outer.keys:
-            return
+            return False
         outer = outer.parent
-    if handle.is_valid:
+    return True
+
+
+def _promise(running: _Running, key: str) -> None:
+    """Bind a call's key at its start."""
+    running.key = key
+    if running.call.known is None and _is_free(running, key):
+        running.promise = running.provider.promise_key(running.call, key)
+        running.call.keys.add(key)
+
+
+def _bind(running: _Running, key: str, handle: FeedbackHandle) -> None:
+    """Bind a call's key to what it has turned out to mean."""
+    if handle.is_valid and _is_free(running, key):
         running.provider.bind_key(handle, key)
         running.call.keys.add(key)
 
@@ -181,47 +319,29 @@ class _Capture:
     """What `@capture` was told about one function."""
 
     name: str
-    target: Target
     opens_span: bool
     parameter: _Parameter | None
-    key_of_result: Callable[[Any], object] | None
+    meaning: _Meaning
     # Whether the function was bound to its instance before it was decorated.
     is_bound: bool
 
     def begin(self, instance: object, args: Any, kwargs: Any) -> _Running | None:
         """Start a call and bind its key; whatever goes wrong is counted and the call goes on without."""
         provider = _active.for_capture()
+        if provider is None:
+            return None
         running = None
         try:
             with _active.guarded(provider):
-                if provider is not None:
-                    running = _start(provider, self.name, opens_span=self.opens_span, attributes={})
-            with _active.guarded(provider):
-                if running is not None and self.parameter is not None:
-                    skipped = int(instance is not None and not self.is_bound)
-                    running.key = self.parameter.read(args, kwargs, skipped=skipped)
-                    if running.key is not None:
-                        _bind(running, running.key, running.call.handle)
+                running = _start(provider, self.name, opens_span=self.opens_span, meaning=self.meaning)
+                if self.parameter is not None:
+                    key = self.parameter.read(args, kwargs, skipped=int(instance is not None and not self.is_bound))
+                    if key is not None:
+                        _promise(running, key)
         except BaseException as error:
-            self.finish(running, error=error)
+            _finish(running, error=error)
             raise
         return running
-
-    def finish(self, running: _Running | None, *, result: Any = None, error: BaseException | None = None) -> None:
-        """End a call, once, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
-        if running is None or running.call.has_ended:
-            return
-        with _active.guarded(running.provider):
-            _end(running, error)
-        with _active.guarded(running.provider):
-            call = running.call
-            key, started_at = running.key, call.handle.started_at
-            if self.key_of_result is not None and error is None:
-                # The calls inside may have bound the same key before: it means the enclosing one.
-                key, started_at = _as_key(self.key_of_result(result)), call.newest_start
-            if key is not None:
-                # Whatever it means now began when the call did, so that the newest call stays what a key means.
-                _bind(running, key, replace(_aim(call, self.target), started_at=started_at))
 
 
 def _as_key(value: object) -> str | None:
@@ -332,10 +452,12 @@ def capture(
 
     Args:
         function: a function or coroutine function, a method, class method or static method, a partial, or an object
-            that is callable. Generators are not supported yet.
+            that is callable. Where it returns a stream (a generator, an iterator, a client's stream object, each
+            synchronous or asynchronous), an awaitable or a future, the call ends when that does.
 
         key: the name of a parameter that holds your own id of the answer, or a function that takes the result and
-            answers the id. What such a function raises is counted and never reaches the caller.
+            answers the id; of a stream it takes each item until it answers something. What such a function raises is
+            counted and never reaches the caller.
 
         name: the span's name.
 
@@ -345,8 +467,8 @@ def capture(
         span: whether to open a span; otherwise the current one is captured.
 
     Raises:
-        TypeError: at decoration, when the function has no parameter of the key's name or is a generator function, and
-            when an argument is none of the above.
+        TypeError: at decoration, when the function has no parameter of the key's name, and when an argument is none
+            of the above.
     """
     if function is None:
         return functools.partial(_decorate, key=key, name=name, target=target, span=span)
@@ -360,14 +482,11 @@ def _decorate(function: F, *, key: Key, name: str | None, target: Target, span: 
     if target not in get_args(Target):
         raise TypeError(f"@capture(target=…) is one of {', '.join(get_args(Target))}, not {target!r}")
     plain = _plain(function)
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        raise TypeError("@capture does not support generator functions yet; capture the function that consumes it")
     captured = _Capture(
         name=name or _name_of(function),
-        target=target,
         opens_span=span,
         parameter=_parameter_of(function, key) if isinstance(key, str) else None,
-        key_of_result=key if callable(key) else None,
+        meaning=_Meaning(target, key if callable(key) else None),
         is_bound=hasattr(function, "__self__"),
     )
     call = _call_async if inspect.iscoroutinefunction(plain) else _call
@@ -380,12 +499,10 @@ def _call(captured: _Capture, wrapped: Callable[..., Any], instance: object, arg
     running = None
     try:
         running = captured.begin(instance, args, kwargs)
-        result = wrapped(*args, **kwargs)
-        captured.finish(running, result=result)
+        return _hand_out(running, wrapped(*args, **kwargs))
     except BaseException as error:
-        captured.finish(running, error=error)
+        _finish(running, error=error)
         raise
-    return result
 
 
 async def _call_async(captured: _Capture, wrapped: Callable[..., Any], instance: object, args: Any, kwargs: Any) -> Any:
@@ -393,12 +510,130 @@ async def _call_async(captured: _Capture, wrapped: Callable[..., Any], instance:
     running = None
     try:
         running = captured.begin(instance, args, kwargs)
-        result = await wrapped(*args, **kwargs)
-        captured.finish(running, result=result)
+        return _hand_out(running, await wrapped(*args, **kwargs))
     except BaseException as error:
-        captured.finish(running, error=error)
+        _fail(running, error)
         raise
+
+
+def _fail(running: _Running | None, error: BaseException) -> None:
+    """End a call that was awaited; closing a coroutine is no error of it, and mostly a finaliser's doing."""
+    if not isinstance(error, GeneratorExit):
+        _finish(running, error=error)
+    elif running is not None and not running.call.has_ended:
+        # Elsewhere something else is current.
+        if call_in() is running.call:
+            _leave(running)
+        _end_soon(running)
+
+
+# --- what is still to come ---------------------------------------------------------------------------------------
+
+
+class _StreamedCall(_streams.Steps):
+    """Where a captured call goes on, step by step."""
+
+    __slots__ = ("running",)
+
+    def __init__(self, running: _Running, place: _streams.Place) -> None:
+        super().__init__(place)
+        self.running = running
+
+    def has_item(self, item: Any) -> None:
+        """Look for the call's key in an item."""
+        running = self.running
+        running.failure = None
+        if running.key is None and running.meaning.key_of_result is not None and running.ending:
+            with _active.guarded(running.provider):
+                key = _read_key(running, item)
+                if key is not None:
+                    _bind(running, key, _meant(running))
+
+    def has_ended(self, error: BaseException | None) -> None:
+        """End the call."""
+        _finish(self.running, error=error, failure=self.running.failure)
+
+    def was_dropped(self) -> None:
+        """End the call, later."""
+        _end_soon(self.running)
+
+    def was_interrupted(self, error: BaseException) -> None:
+        """Remember how the call failed, in case that nothing more comes."""
+        self.running.failure = _describe(error)
+
+    def is_left_to_loop(self) -> None:
+        """Leave the end to the event loop."""
+        self.running.is_left_to_loop = True
+
+    def again(self) -> _StreamedCall:
+        """Go on with the call after its stream was collected: Python finalises an object only once."""
+        return _StreamedCall(replace(self.running, is_left_to_loop=False, held=[]), self.place)
+
+    def has_result(self, result: Any) -> Any:
+        """Go on with what was awaited."""
+        return _hand_out(self.running, result)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something done by a thread of ours."""
+        _provider_of(self.running).later(action)
+
+
+def _hand_out(running: _Running | None, result: Any) -> Any:
+    """Answer what the caller gets: with a result that is still to come the call goes on, with any other it ends."""
+    if running is None:
+        return result
+    with _active.guarded(running.provider):
+        go_on = _GO_ON.get(_streams.kind_of(result))
+        if go_on is not None and running.call.known is not INVALID:
+            answer = go_on(running, result)
+            _leave(running)
+            return answer
+    _finish(running, result=result)
     return result
+
+
+def _as_stream(running: _Running, stream: Any) -> Any:
+    """Go on with the call step by step."""
+    token: object = running.token
+    own = token.var if isinstance(token, contextvars.Token) else None
+    running.place = _streams.Place(contextvars.copy_context(), own)
+    held = [stream]
+    if not inspect.isasyncgen(stream):
+        running.held = held
+    return _streams.proxy(held, _StreamedCall(running, running.place))
+
+
+def _until_done(running: _Running, future: Any) -> Any:
+    """End the call when a future is done, which goes on by itself."""
+    future.add_done_callback(functools.partial(_when_done, running))
+    return future
+
+
+_GO_ON: Mapping[str | None, Callable[[_Running, Any], Any]] = {
+    "stream": _as_stream,
+    "future": _until_done,
+}
+
+
+def _when_done(running: _Running, future: Any) -> None:
+    """End a call whose result was a future."""
+    error = None
+    with _active.guarded(running.provider):
+        error = _error_of(future)
+    _finish(running, error=error)
+
+
+def _error_of(future: Any) -> BaseException | None:
+    """Answer the error that a future ended in, without taking it from whoever has to see it.
+
+    To ask one of asyncio's for its exception would silence "exception was never retrieved", so what it refers to is
+    looked at instead.
+    """
+    if future.cancelled():
+        return asyncio.CancelledError()
+    if asyncio.isfuture(future):
+        return next((each for each in gc.get_referents(future) if isinstance(each, BaseException)), None)
+    return future.exception()  # type: ignore[no-any-return]  # some library's future
 
 
 def _plain(function: Any) -> Any:
@@ -456,7 +691,7 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
         try:
             with _active.guarded(provider):
                 if provider is not None:
-                    running = _start(provider, self._name, opens_span=True, attributes=self._attributes)
+                    running = _start(provider, self._name, attributes=self._attributes)
                     self._running.append(running)
         except BaseException as error:
             if running is not None:
@@ -479,8 +714,7 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
         # One that was interrupted on its way in may not be listed.
         with suppress(ValueError):
             self._running.remove(running)
-        with _active.guarded(running.provider):
-            _end(running, error)
+        _finish(running, error=error)
 
     async def __aenter__(self) -> FeedbackHandle:
         """Start the call."""
@@ -497,6 +731,12 @@ def current_handle() -> FeedbackHandle | None:
     """Answer the handle of the innermost captured call that we are inside of, else `None`; never an earlier call's."""
     call = call_in()
     return None if call is None or not call.handle.is_valid else call.handle
+
+
+def handle_of(stream: object) -> FeedbackHandle | None:
+    """Answer the handle of the captured call whose stream this is, before its first item as well; else `None`."""
+    steps = _streams.steps_of(stream)
+    return steps.running.call.handle if isinstance(steps, _StreamedCall) else None
 
 
 @contextmanager

@@ -9,19 +9,24 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, overload
 
 from opentelemetry import context
 
+from otel_feedback._handle import FeedbackHandle
 from otel_feedback.exceptions import StoreError
 from otel_feedback.stores import APP, RESPONSE, Binding
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span  # noqa: F401 (LiveSpan's base names it, in quotes)
+    from opentelemetry.trace import Span as AnySpan
+    from opentelemetry.trace import SpanContext
 
-    from otel_feedback._handle import FeedbackHandle
     from otel_feedback.stores import CorrelationStore
 
 logger = logging.getLogger(__name__)
@@ -44,18 +49,43 @@ DEFAULT_KINDS = (APP, RESPONSE)
 # --- the calls that we are inside --------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
-    """A captured call while it runs, and what is learned inside of it."""
+    """A captured call while it runs, and what is learned inside of it.
 
-    handle: FeedbackHandle
+    While its span runs, its handle is made when somebody asks: most calls are over before anybody does.
+    """
+
+    known: FeedbackHandle | None = None
     parent: Call | None = None
+    span: AnySpan | None = None
+    root: int = 0
+    started_at: int | None = None
     # Everything that names it: what was bound to it inside of it means it, and none of the calls within.
     keys: set[str] = field(default_factory=set)
     last_llm: FeedbackHandle | None = None
     # When the newest call inside of it began, or it itself.
     newest_start: int | None = None
     has_ended: bool = False
+
+    @property
+    def handle(self) -> FeedbackHandle:
+        """The handle, as far as the span has come."""
+        known, span = self.known, self.span
+        if known is not None or span is None:
+            return cast("FeedbackHandle", known or self.known)  # it became known before it let go of its span
+        found = FeedbackHandle.from_span(span)
+        handle = FeedbackHandle(found.context, self.root, self.started_at, found.ended_at, found.attributes)
+        if self.has_ended and found.ended_at is not None:
+            self.known = handle
+            self.span = None
+        return handle
+
+    def is_of(self, span: SpanContext) -> bool:
+        """Tell whether this is the call of a span."""
+        open_span = self.span
+        own = self.handle.context if open_span is None else open_span.get_span_context()
+        return own.span_id == span.span_id and own.trace_id == span.trace_id
 
     def enclosing(self) -> Iterator[Call]:
         """Go outwards, from this call on, over the calls that have not ended."""
@@ -67,35 +97,73 @@ class Call:
 
 
 class CollectedHandles(Sequence["FeedbackHandle"]):
-    """The handles that `collect_handles()` gathers, in the order in which they came."""
+    """The handles that `collect_handles()` gathers: one for each span, in the order in which the spans began.
+
+    Threads and tasks may add while others read. There is no lock, because a span may end in a finaliser, in the middle
+    of anything: each method touches the dictionary by one call that CPython does in one piece.
+    """
 
     def __init__(self) -> None:
-        self._handles: list[FeedbackHandle] = []
+        # The span's name stands beside its handle, which has none.
+        self._entries: dict[tuple[int, int], tuple[FeedbackHandle, str]] = {}
 
-    def __getitem__(self, index: int) -> FeedbackHandle:  # type: ignore[override]  # slices have no use here
-        """Answer one handle."""
-        return self._handles[index]
+    @overload
+    def __getitem__(self, index: int) -> FeedbackHandle: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[FeedbackHandle]: ...
+
+    def __getitem__(self, index: int | slice) -> FeedbackHandle | Sequence[FeedbackHandle]:
+        """Answer one handle, or several."""
+        return tuple(self)[index]
+
+    def __iter__(self) -> Iterator[FeedbackHandle]:
+        """Go over the handles that are there now."""
+        return (handle for handle, _ in self._in_order())
 
     def __len__(self) -> int:
         """Count the handles."""
-        return len(self._handles)
+        return len(self._entries)
 
     def __repr__(self) -> str:
         """Show the handles."""
-        return f"<CollectedHandles {self._handles!r}>"
+        return f"<CollectedHandles {list(self)!r}>"
 
     @property
     def last(self) -> FeedbackHandle | None:
-        """The newest handle, if there is one."""
-        return self._handles[-1] if self._handles else None
+        """The handle of the span that began last, if there is one; it may still be running."""
+        in_order = self._in_order()
+        return in_order[-1][0] if in_order else None
 
-    def add(self, handle: FeedbackHandle) -> None:
-        """Take a handle."""
-        self._handles.append(handle)
+    def by_operation(self, operation: str) -> tuple[FeedbackHandle, ...]:
+        """Answer the LLM spans of one operation: `chat`, `text_completion` or `generate_content`."""
+        return tuple(handle for handle in self if handle.attributes.get("gen_ai.operation.name") == operation)
+
+    def by_name(self, name: str) -> tuple[FeedbackHandle, ...]:
+        """Answer the spans of one name, as of a captured function."""
+        return tuple(handle for handle, own in self._in_order() if own == name)
+
+    def add(self, handle: FeedbackHandle, name: str = "") -> None:
+        """Take a handle, in the place of an earlier one of the same span, whose name it keeps if it has none."""
+        span = (handle.context.trace_id, handle.context.span_id)
+        known = self._entries.get(span)
+        self._entries[span] = (handle, name or (known[1] if known is not None else ""))
+
+    def discard(self, handle: FeedbackHandle) -> None:
+        """Take this very handle out again; another one that was added for its span since then stays."""
+        span = (handle.context.trace_id, handle.context.span_id)
+        known = self._entries.get(span)
+        if known is not None and known[0] is handle:
+            self._entries.pop(span, None)
+
+    def _in_order(self) -> list[tuple[FeedbackHandle, str]]:
+        """Answer what is there now; of spans that began at the same time the one that was added later comes later."""
+        return sorted(self._entries.values(), key=lambda entry: entry[0].started_at or 0)
 
 
 _CALL = context.create_key("otel_feedback.call")
-_COLLECTIONS = context.create_key("otel_feedback.collections")
+# The processor looks for it at the start of every span.
+COLLECTIONS = context.create_key("otel_feedback.collections")
 
 
 def call_in(where: Context | None = None) -> Call | None:
@@ -108,7 +176,7 @@ def note_key(handle: FeedbackHandle, key: str) -> None:
     """Note that a key was bound to a call that the current context is inside of; no call within rebinds it."""
     call = call_in()
     for enclosing in call.enclosing() if call is not None else ():
-        if enclosing.handle.span_id == handle.span_id and enclosing.handle.trace_id == handle.trace_id:
+        if enclosing.is_of(handle.context):
             enclosing.keys.add(key)
 
 
@@ -119,36 +187,76 @@ def with_call(call: Call, where: Context) -> Context:
 
 def collections_in(where: Context | None = None) -> tuple[CollectedHandles, ...]:
     """Answer everything that gathers handles in a context."""
-    return cast("tuple[CollectedHandles, ...]", context.get_value(_COLLECTIONS, where) or ())
+    return cast("tuple[CollectedHandles, ...]", context.get_value(COLLECTIONS, where) or ())
 
 
 def with_collection(collection: CollectedHandles) -> Context:
     """Put a collection into the current context, inside of the ones that are there."""
-    return context.set_value(_COLLECTIONS, (*collections_in(), collection))
+    return context.set_value(COLLECTIONS, (*collections_in(), collection))
 
 
-@dataclass(frozen=True, slots=True)
-class LiveSpan:
-    """What is known of a span from its start: its local root, and the context it was started in."""
+@dataclass(slots=True, eq=False)
+class LLMSpan:
+    """An LLM span that has ended, as it was captured."""
 
-    root: int
-    call: Call | None
+    handle: FeedbackHandle
+    name: str
     collections: tuple[CollectedHandles, ...]
+    # Whether a span within, of the same call, has taken its place.
+    is_replaced: bool = False
+
+
+class LiveSpan(weakref.ref["Span"]):
+    """What is known of a span from its start; called, it answers the span, as long as somebody else holds that.
+
+    It is a weak reference itself and not an object that has one, because every span of the application pays for it. A
+    span that is thrown away without having been ended takes its place in `LIVE` along.
+    """
+
+    __slots__ = ("above", "early", "inner", "kept", "root", "span_id", "where")
+
+    span_id: int
+    # The local root's span id.
+    root: int
+    # The local parent, if the processor saw it. It may have ended meanwhile.
+    above: LiveSpan | None
+    # The context that it was started in: calls, collections and ids are read from there, for LLM spans only.
+    where: Context
+    # The handle that was collected at its start.
+    early: FeedbackHandle | None
+    # What was captured of it at its end.
+    kept: LLMSpan | None
+    # The last LLM span that ended inside of it.
+    inner: LLMSpan | None
+
+    def parents(self) -> Iterator[LiveSpan]:
+        """Go outwards over the local parents, nearest first."""
+        above = self.above
+        while above is not None:
+            yield above
+            above = above.above
 
 
 # Every recording span that has started and not ended, by span id; filled by the processor.
 LIVE: dict[int, LiveSpan] = {}
 
 
+def forget(live: LiveSpan, spans: dict[int, LiveSpan] = LIVE) -> None:
+    """Take away the place of a span that nobody has ended; it runs as a finaliser, even while Python shuts down."""
+    live.above = None
+    spans.pop(live.span_id, None)
+
+
 # Captured calls and LLM spans that have ended, oldest first: what a flush of the tracer provider is known to release.
-ENDED: dict[int, None] = {}
+# A plain dictionary looks for its oldest entry ever longer.
+ENDED: OrderedDict[int, None] = OrderedDict()
 
 
 def note_end(span_id: int) -> None:
     """Note that a span has ended in this process."""
-    if len(ENDED) >= MAX_LIVE_SPANS:
-        ENDED.pop(next(iter(ENDED)), None)
     ENDED[span_id] = None
+    if len(ENDED) > MAX_LIVE_SPANS:
+        ENDED.popitem(last=False)
 
 
 def root_of(span_id: int) -> int:
@@ -158,6 +266,19 @@ def root_of(span_id: int) -> int:
 
 
 # --- keys --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class Promise:
+    """A key of the app's for a captured call, which is asked for its handle when the key is written.
+
+    A call that has ended by then needs no second binding; who binds asks `is_taken` after the end, and the writer sets
+    it before it asks for the handle.
+    """
+
+    key: str
+    call: Call
+    is_taken: bool = False
 
 
 @dataclass(slots=True)
@@ -177,6 +298,8 @@ class Correlator:
         key_wait_millis: how long a look-up waits for a key that is not there.
 
         on_bound: called with the bindings that have just become visible, and again after a `StoreError`.
+
+        open_store: makes the store ready, before anything is written.
     """
 
     def __init__(
@@ -185,12 +308,16 @@ class Correlator:
         *,
         key_wait_millis: int,
         on_bound: Callable[[Sequence[Binding]], None],
+        open_store: Callable[[], None],
     ) -> None:
         self._store = store
         self._key_wait_millis = key_wait_millis
         self._on_bound = on_bound
+        self._open_store = open_store
+        self._is_open = False
         # A SimpleQueue, because a binding may come from a finaliser: in any thread, under any lock.
-        self._queue: queue.SimpleQueue[Binding] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Binding | Promise] = queue.SimpleQueue()
+        self._actions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting = _Waiting()
         self._lock = threading.Lock()
@@ -203,7 +330,7 @@ class Correlator:
         self._thread = threading.Thread(target=self._run, name="otel-feedback-correlate", daemon=True)
         self._thread.start()
 
-    def bind(self, binding: Binding) -> None:
+    def bind(self, binding: Binding | Promise) -> None:
         """Take a binding; it is in the store a moment later."""
         self._queue.put(binding)
         if self._stopped.is_set():
@@ -211,10 +338,21 @@ class Correlator:
         else:
             self._ring()
 
+    def later(self, action: Callable[[], None]) -> None:
+        """Take something to do, soon, by the thread; nothing but put into a queue."""
+        self._actions.put(action)
+        self._ring()
+
     def flush(self) -> bool:
-        """Write everything that was bound until now; say whether it went."""
+        """Do what waits, and write everything that was bound until now; say whether it went."""
+        while not self._actions.empty():
+            self._actions.get()()
+        if self._has_nothing():
+            return True
+        can_write = self._can_write()
         with self._lock:
-            is_written = self._write()
+            self._drain()
+            is_written = can_write and self._write()
         self._write_late()
         return is_written
 
@@ -266,15 +404,20 @@ class Correlator:
 
         It may come from a finaliser that interrupts a flush in the very same thread; the flush then takes it along.
         """
-        while self._stopped.is_set() and not self._queue.empty() and self._lock.acquire(blocking=False):
+        while (
+            self._stopped.is_set()
+            and not self._queue.empty()
+            and self._can_write()
+            and self._lock.acquire(blocking=False)
+        ):
             try:
+                self._drain()
                 self._write()
             finally:
                 self._lock.release()
 
     def _write(self) -> bool:
         """Write what waits, under the lock; say whether it went."""
-        self._drain()
         # Of a call that was bound at its start and again at its end, the end knows more.
         latest = {
             (b.kind, b.key, b.handle.context.trace_id, b.handle.context.span_id): b for b in self._waiting.bindings
@@ -284,13 +427,32 @@ class Correlator:
         try:
             self._bind(list(latest.values()))
         except StoreError as error:
-            if self._has_store:
-                logger.warning("%d keys wait for the store: %s", len(latest), error)
-            self._has_store = False
+            self._miss_store(error)
             return False
         self._has_store = True
         self._waiting.bindings.clear()
         return True
+
+    def _has_nothing(self) -> bool:
+        """Tell whether there is nothing to write, for which no store need be opened."""
+        return self._queue.empty() and not self._waiting.bindings
+
+    def _can_write(self) -> bool:
+        """Make the store ready, once, holding no lock; say whether it is."""
+        if not self._is_open:
+            try:
+                self._open_store()
+            except StoreError as error:
+                self._miss_store(error)
+                return False
+            self._is_open = True
+        return True
+
+    def _miss_store(self, error: StoreError) -> None:
+        """Say that keys wait, at the first time in a row."""
+        if self._has_store:
+            logger.warning("%d keys wait for the store: %s", self._queue.qsize() + len(self._waiting.bindings), error)
+        self._has_store = False
 
     def _bind(self, group: Sequence[Binding]) -> None:
         """Bind a group, and join what waited for it; where that goes wrong, one by one."""
@@ -312,8 +474,20 @@ class Correlator:
         bindings = self._waiting.bindings
         # What is there now: a thread that binds without end must not keep this one here.
         for _ in range(self._queue.qsize()):
-            bindings.append(self._queue.get())
+            bindings += _binding_of(self._queue.get())
         if (surplus := len(bindings) - MAX_WAITING_BINDINGS) > 0:
             del bindings[:surplus]
             self._waiting.lost += surplus
             logger.error("%d keys were lost: the store cannot be written", self._waiting.lost)
+
+
+def _binding_of(taken: Binding | Promise) -> Sequence[Binding]:
+    """Answer what is to be written, if it can be told."""
+    if isinstance(taken, Binding):
+        return (taken,)
+    taken.is_taken = True
+    try:
+        return (Binding(APP, taken.key, taken.call.handle),)
+    except Exception as error:  # noqa: BLE001 (the boundary to foreign spans)
+        logger.error("a key was lost, since its call cannot be told: %s", type(error).__name__)  # noqa: TRY400 (the text may quote anything)
+        return ()

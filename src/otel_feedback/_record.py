@@ -325,20 +325,24 @@ def check_one_target(feedback: Feedback) -> None:
     if feedback.target is not None and not isinstance(feedback.target, str):
         check_handle(feedback.target)
     if feedback.key is not None:
-        _check_key(feedback.key)
-    if feedback.key_kind is not None and (feedback.key is None or feedback.key_kind not in KEY_KINDS):
-        raise InvalidFeedbackError(
-            f"key_kind goes with key= and is one of {', '.join(KEY_KINDS)}",
-            field="key_kind",
-            value=feedback.key_kind,
-        )
+        check_key(feedback.key, feedback.key_kind)
+    elif feedback.key_kind is not None:
+        raise _wrong_kind(feedback.key_kind)
 
 
-def _check_key(key: object) -> None:
+def check_key(key: object, kind: object = None) -> None:
     """Refuse what is nobody's id of an answer: a key is a text, a UUID, or an integer no longer than one."""
+    if kind is not None and kind not in KEY_KINDS:
+        raise _wrong_kind(kind)
     is_number = isinstance(key, int) and not isinstance(key, bool) and key.bit_length() <= MAX_KEY_BITS
     if not is_number and not isinstance(key, uuid.UUID):
         _text(key, "key")
+
+
+def _wrong_kind(kind: object) -> InvalidFeedbackError:
+    return InvalidFeedbackError(
+        f"key_kind goes with key= and is one of {', '.join(KEY_KINDS)}", field="key_kind", value=kind
+    )
 
 
 def _id(feedback: Feedback, handle: FeedbackHandle, now_unix_nano: int, rng: Random) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random, SystemRandom
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, overload
 
 from opentelemetry import trace
 
-from otel_feedback import processor
+from otel_feedback import _active, processor
 from otel_feedback._capture import INVALID
-from otel_feedback._correlate import DEFAULT_KINDS, ENDED, Correlator, note_key
+from otel_feedback._correlate import DEFAULT_KINDS, ENDED, Call, Correlator, Promise, note_key
 from otel_feedback._deliver import Deliverer, DeliveryThread, drain
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import (
@@ -27,6 +28,7 @@ from otel_feedback._record import (
     Feedback,
     FeedbackRecord,
     Receipt,
+    check_key,
     check_one_target,
     judgement_id,
     make_record,
@@ -77,10 +79,8 @@ _DISABLED = Receipt("", "disabled", {})
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    """What runs in one process: a fork needs another one."""
+    """What delivers in one process."""
 
-    pid: int
-    correlator: Correlator
     deliverers: Sequence[Deliverer]
     threads: Sequence[DeliveryThread]
 
@@ -88,6 +88,17 @@ class _Engine:
         """Say that something is due."""
         for thread in self.threads:
             thread.wake()
+
+
+@dataclass(slots=True)
+class _Process:
+    """What runs in one process: a fork needs another one."""
+
+    pid: int
+    correlator: Correlator
+    is_correlating: bool = False
+    # Captured calls do not wait for it: it is started behind their back.
+    engine: _Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +159,10 @@ class FeedbackProvider:
         self._span_attributes = _span_attributes(exporters)
         self._tracer: Tracer | None = None
         self._sees_spans = False
+        self._has_told_of_no_sdk = False
         self._released: frozenset[int] = frozenset()
         self._capture_errors = 0
-        self._engine: _Engine | None = None
+        self._process: _Process | None = None
         self._is_shut_down = False
         self._finalizer: Any = None
         self._lock = threading.RLock()
@@ -207,7 +219,7 @@ class FeedbackProvider:
             return True
         engine = self._running()
         deadline = self._clock.monotonic_nano() + timeout_millis * NANOS_PER_MILLI
-        is_flushed = engine.correlator.flush()
+        is_flushed = self._here().correlator.flush()
         self._release(deadline)
         for deliverer in engine.deliverers:
             deliverer.release()
@@ -226,24 +238,31 @@ class FeedbackProvider:
             self._finalizer.cancel()
             self._finalizer = None
         self._leave_parent()
-        with self._lock:
-            engine, self._is_shut_down = self._engine, True
-            if engine is not None and engine.pid != self._pid:
-                return
-            self._engine = None if engine is None else replace(engine, threads=())
         limit = self.settings.exit_timeout_millis if timeout_millis is None else timeout_millis
-        if engine is None or self._stop(engine, self._clock.monotonic_nano() + limit * NANOS_PER_MILLI):
-            if engine is not None and engine.threads:
-                self._tell_what_waits(engine)
+        deadline = self._clock.monotonic_nano() + limit * NANOS_PER_MILLI
+        process, self._is_shut_down = self._process, True
+        if process is None or (process.pid == self._pid and self._stop(process, deadline)):
             self._close()
 
-    def _stop(self, engine: _Engine, deadline: int) -> bool:
+    def _stop(self, process: _Process, deadline: int) -> bool:
         """Stop what runs; say whether all of it has ended."""
-        for thread in engine.threads:
+        # Whoever starts to deliver may wait for a locked store meanwhile; then that is what has not ended.
+        if not self._lock.acquire(timeout=self._millis_until(deadline) / 1_000):
+            return False
+        try:
+            engine, process.engine = process.engine, _without_threads(process.engine)
+        finally:
+            self._lock.release()
+        threads = () if engine is None else engine.threads
+        for thread in threads:
             thread.stop(deadline_nano=deadline)
-        is_written = engine.correlator.shutdown(self._millis_until(deadline))
-        have_ended = [thread.join() for thread in engine.threads]
-        return is_written and all(have_ended)
+        is_written = process.correlator.shutdown(self._millis_until(deadline))
+        have_ended = [thread.join() for thread in threads]
+        if not (is_written and all(have_ended)):
+            return False
+        if engine is not None and threads:
+            self._tell_what_waits(engine)
+        return True
 
     def _tell_what_waits(self, engine: _Engine) -> None:
         """Say what was not delivered, and what becomes of it."""
@@ -266,20 +285,73 @@ class FeedbackProvider:
         if self._pid != os.getpid():
             self._lock, self._pid = threading.RLock(), os.getpid()
 
-    def _running(self) -> _Engine:
-        """Answer this process's engine, starting it when there is none: at first use, and after a fork."""
+    def _here(self) -> _Process:
+        """Answer what runs in this process: at first use, and after a fork, there is nothing yet."""
+        process = self._process
+        if process is not None and process.pid == os.getpid():
+            return process
         self._leave_parent()
         with self._lock:
-            if self._engine is None or self._engine.pid != self._pid:
+            if self._process is None or self._process.pid != self._pid:
+                self._process = _Process(self._pid, self._make_correlator())
+            return self._process
+
+    def _make_correlator(self) -> Correlator:
+        """Make what takes keys, for a store that need not be open."""
+        correlator = Correlator(
+            self._store,
+            key_wait_millis=self.settings.key_wait_millis,
+            on_bound=self._join_parked,
+            open_store=self._open_behind,
+        )
+        if self._is_shut_down:
+            correlator.shutdown()  # what is bound from now on is written at once
+        return correlator
+
+    def _correlating(self) -> Correlator:
+        """Answer this process's correlator, with its thread running."""
+        process = self._here()
+        if not process.is_correlating:
+            with self._lock:
+                if not (process.is_correlating or self._is_shut_down):
+                    process.correlator.start()
+                    self._finalizer = _at_exit(self.shutdown)
+                process.is_correlating = True
+        return process.correlator
+
+    def _open_behind(self) -> None:
+        """Start behind a captured call's back; a process that cannot deliver keeps its keys all the same.
+
+        Raises:
+            StoreError: when the store cannot be used.
+        """
+        try:
+            self._running()
+        except ConfigurationError as error:
+            logger.error("nothing is delivered from this process: %s", error)  # noqa: TRY400 (it says all there is)
+            self._store.open()
+
+    def _running(self) -> _Engine:
+        """Answer what delivers in this process, starting it when there is nothing.
+
+        Raises:
+            StoreError: when the store cannot be used.
+
+            ConfigurationError: when this process delivers and an exporter lacks something.
+        """
+        process = self._here()
+        with self._lock:
+            if process.engine is None:
                 try:
-                    self._engine = self._start_engine()
+                    process.engine = self._start_engine()
                 except BaseException:
                     self._close()
                     raise
-            return self._engine
+                self._correlating()
+            return process.engine
 
     def _start_engine(self) -> _Engine:
-        """Open the store and start what runs in this process."""
+        """Open the store and start what delivers in this process."""
         self._store.open()
         deliverers = [self._deliverer(exporter) for exporter in self._exporters.values()]
         threads: list[DeliveryThread] = []
@@ -289,19 +361,9 @@ class FeedbackProvider:
                 self._store.resume(deliverer.name)
             threads = [DeliveryThread(deliverer, clock=self._clock) for deliverer in deliverers]
         self._route()
-        correlator = Correlator(
-            self._store,
-            key_wait_millis=self.settings.key_wait_millis,
-            on_bound=partial(self._join_parked, threads),
-        )
-        if self._is_shut_down:
-            correlator.shutdown()  # what is bound from now on is written at once
-            return _Engine(self._pid, correlator, deliverers, threads)
-        correlator.start()
         for thread in threads:
             thread.start()
-        self._finalizer = _at_exit(self.shutdown)
-        return _Engine(self._pid, correlator, deliverers, threads)
+        return _Engine(deliverers, threads)
 
     @property
     def _delivers(self) -> bool:
@@ -444,7 +506,7 @@ class FeedbackProvider:
         if self.is_disabled:
             return [_DISABLED for _ in feedback]
         engine = self._running()
-        accepted = [self._accept(engine, each, waits=waits) for each in feedback]
+        accepted = [self._accept(each, waits=waits) for each in feedback]
         if entries := [each.what for each in accepted if isinstance(each.what, Entry)]:
             self._store.put_many(entries)
         for each in accepted:
@@ -517,10 +579,11 @@ class FeedbackProvider:
             return self._router.plan(feedback, tuple(self._exporters))
         if self.is_disabled:
             return {}
-        accepted = self._accept(self._running(), feedback)
+        self._running()
+        accepted = self._accept(feedback)
         return self._router.plan(accepted.what.record, self._router.destinations(feedback))
 
-    def _accept(self, engine: _Engine, feedback: Feedback, *, waits: bool = True) -> _Accepted:
+    def _accept(self, feedback: Feedback, *, waits: bool = True) -> _Accepted:
         """Check a judgement, join it to its call, and say where it goes; nothing is stored yet."""
         if self._redact is not None:
             feedback = self._redact(feedback)
@@ -548,7 +611,7 @@ class FeedbackProvider:
         )
         missing = _missing(self._router.plan(record, destinations))
         if feedback.target is None:
-            handle = self._handle_of_key(engine, feedback, waits=waits)
+            handle = self._handle_of_key(feedback, waits=waits)
             if handle is None:
                 return _Accepted(Parked(record, kind, key, destinations or None), missing)
             record = _joined(record, handle)
@@ -570,10 +633,10 @@ class FeedbackProvider:
                 value=record.id,
             )
 
-    def _handle_of_key(self, engine: _Engine, feedback: Feedback, *, waits: bool) -> FeedbackHandle | None:
+    def _handle_of_key(self, feedback: Feedback, *, waits: bool) -> FeedbackHandle | None:
         """Look a key up; a key that is not there is an error, unless it shall be parked."""
         key, kind = str(feedback.key), feedback.key_kind
-        found = engine.correlator.find(key, kind, waits=waits)
+        found = self._here().correlator.find(key, kind, waits=waits)
         is_parking = self.settings.on_unknown_key == "park"
         if found and is_parking:
             # An earlier word on the same call comes first, where the process that bound the key has not joined it yet.
@@ -615,13 +678,14 @@ class FeedbackProvider:
             for handle in self._store.find(kind, parked.key)[:1]:
                 self._unpark(parked, handle)
 
-    def _join_parked(self, threads: Iterable[DeliveryThread], bindings: Iterable[Binding]) -> None:
+    def _join_parked(self, bindings: Iterable[Binding]) -> None:
         """Join the judgements that waited for keys that have just been bound."""
         for binding in bindings:
             for kind in (binding.kind, ANY_KIND) if binding.kind in DEFAULT_KINDS else (binding.kind,):
                 self._join(kind, binding.key, binding.handle)
-        for thread in threads:
-            thread.wake()
+        engine = self._here().engine
+        if engine is not None:
+            engine.wake()
 
     def _join(self, kind: str, key: str, handle: FeedbackHandle) -> None:
         """Join the judgements that wait for one key."""
@@ -648,7 +712,13 @@ class FeedbackProvider:
     @property
     def tracer(self) -> Tracer:
         """What opens the spans of captured calls."""
+        self._correlating()
         self.see_spans()
+        if not (self._sees_spans or self._has_told_of_no_sdk):
+            self._has_told_of_no_sdk = True
+            logger.warning(
+                "calls are captured without a trace, and their keys name nothing: no OpenTelemetry SDK is set"
+            )
         if self._tracer is None:
             self._tracer = trace.get_tracer("otel_feedback", tracer_provider=self._tracer_provider)
         return self._tracer
@@ -669,11 +739,24 @@ class FeedbackProvider:
         Raises:
             InvalidFeedbackError: when no judgement could name such a key.
         """
-        check_one_target(Feedback(name="", key=key, key_kind=kind))
+        check_key(key, kind)
         if handle.is_valid and not self.is_disabled:
-            self._running().correlator.bind(Binding(kind, str(key), handle))
+            self._correlating().bind(Binding(kind, str(key), handle))
             if kind == APP:
                 note_key(handle, str(key))
+
+    def promise_key(self, call: Call, key: str) -> Promise:
+        """Bind a key to a captured call that has just begun, whose handle is made when the key is written."""
+        check_key(key)
+        promise = Promise(key, call)
+        self._correlating().bind(promise)
+        return promise
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something done soon, in a thread of ours; a finaliser may ask."""
+        process = self._process
+        if process is not None:
+            process.correlator.later(action)
 
     def handle_for_key(self, key: str, *, key_kind: str | None = None) -> FeedbackHandle:
         """Answer the newest call that a key names.
@@ -686,7 +769,8 @@ class FeedbackProvider:
         if self.is_disabled:
             return INVALID
         check_one_target(Feedback(name="", key=key, key_kind=key_kind))
-        found = self._running().correlator.find(str(key), key_kind)
+        self._running()
+        found = self._here().correlator.find(str(key), key_kind)
         if not found:
             raise self._unknown_key(str(key), key_kind)
         return found[0]
@@ -700,15 +784,13 @@ class FeedbackProvider:
             )
 
     def see_spans(self) -> None:
-        """Let the tracer provider's spans be seen by whichever provider is the current one, once there is one to see.
+        """Let the tracer provider's spans be seen by whichever provider is the current one, as soon as there are any.
 
         `configure()` and `set_feedback_provider()` do it. A provider that is not the current one sees the spans of the
         pipelines that its `span_processor` is in.
         """
         if not self._sees_spans and not self.is_disabled:
             self._sees_spans = processor.install(self._tracer_provider or trace.get_tracer_provider())
-            if not self._sees_spans:
-                logger.info("no tracer provider of an OpenTelemetry SDK is set yet: spans of other libraries go unseen")
 
 
 # --- composition -------------------------------------------------------------------------------------------------
@@ -746,9 +828,31 @@ def _ask(whom: object, what: str, *arguments: object) -> object:
         return None
 
 
-def start_from_environment() -> FeedbackProvider:
-    """Make and start the provider that the environment describes."""
-    provider = FeedbackProvider().start()
+def start_from_environment(
+    given: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    exporters: Sequence[FeedbackExporter] | None = None,
+    exporter_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    tracer_provider: Any = None,
+) -> FeedbackProvider:
+    """Make the provider that the environment describes; it starts when it is used, or behind a captured call's back.
+
+    Args:
+        given: fields of `Settings` that win over the environment.
+
+        exporters: the destinations, instead of those that are named.
+
+        exporter_options: what the constructors of those that are named take, by their names.
+
+        tracer_provider: whose spans are seen; by default OpenTelemetry's global one.
+    """
+    settings = replace(Settings.from_environment(), **given)
+    if exporters is None and exporter_options:
+        exporters = [
+            type(each)(**exporter_options[each.name]) if each.name in exporter_options else each
+            for each in _load(settings.exporters)
+        ]
+    provider = FeedbackProvider(exporters=exporters, settings=settings, tracer_provider=tracer_provider)
     provider.see_spans()
     return provider
 
@@ -794,6 +898,11 @@ def _at_exit(shutdown: Callable[[], None]) -> Any:
     return None if util is None else util.Finalize(None, shutdown, exitpriority=100)
 
 
+def _without_threads(engine: _Engine | None) -> _Engine | None:
+    """Answer what is left of an engine when its threads are gone: what is recorded from now on waits."""
+    return None if engine is None else replace(engine, threads=())
+
+
 def _start_exporter(exporter: FeedbackExporter) -> None:
     """Let an exporter make ready, if it has something to make ready."""
     start = getattr(exporter, "start", None)
@@ -807,3 +916,6 @@ def _span_attributes(exporters: Iterable[FeedbackExporter]) -> Mapping[str, str]
     for exporter in exporters:
         found = {**getattr(exporter, "span_attributes", {}), **found}
     return found
+
+
+_active.set_default(start_from_environment)

@@ -102,6 +102,7 @@ def blocks() -> None:
         assert_type(collected[0], of.FeedbackHandle)
         assert_type(len(collected), int)
     assert_type(of.current_handle(), of.FeedbackHandle | None)
+    assert_type(of.handle_of(iter([1])), of.FeedbackHandle | None)
     of.bind_key("m-1", handle)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
