@@ -69,6 +69,18 @@ def test_the_quickstart_delivers_a_judgement_to_the_console():
     assert end == "memory delivered"
 
 
+def test_the_streaming_chat_knows_what_to_judge_before_the_first_chunk():
+    """
+    The id stands above the chunks, and the judgement that is given by it is on the same span.
+    """
+    known, *chunks, line, end = run(EXAMPLES / "streaming_chat.py")
+
+    context = json.loads(line)["handle"]["context"]
+    assert known == "judge: 00-{}-{}-{:02x}".format(*context)
+    assert chunks == ["data: Paris", "data:  is", "data:  the", "data:  capital", "data: ."]
+    assert end == "memory delivered"
+
+
 def test_two_processes_join_by_the_message_id(tmp_path: Path):
     """
     What the second process says about msg-2 lands on the span that the first one opened for msg-2.

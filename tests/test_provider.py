@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import multiprocessing.util
 import os
 import sqlite3
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -1152,6 +1155,19 @@ class TestShutdown:
         assert took_millis < BUSY_TIMEOUT_MILLIS / 2
         assert HANDLE.span_id == following.handle_for_key("m-1").span_id
 
+    def test_nobody_keeps_what_was_shut_down(self) -> None:
+        """
+        What would have ended a provider with the process, or with a child of multiprocessing, is taken back.
+        """
+        assert multiprocessing.util.Finalize
+        provider = FeedbackProvider(exporters=[], store="memory:", tracer_provider=NoOpTracerProvider()).start()
+        is_there = weakref.ref(provider)
+        provider.shutdown()
+        del provider
+        gc.collect()
+
+        assert is_there() is None
+
     def test_an_exporter_that_fails_to_shut_down_is_logged(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         """
         The other exporters and the store are closed all the same.
@@ -1260,7 +1276,7 @@ class TestCapture:
         wait_until(lambda: find("m-2") == [HANDLE.span_id])
 
         assert ["nothing is delivered from this process: "] == [
-            record.getMessage()[:41] for record in caplog.records if record.levelno >= logging.ERROR
+            record.getMessage()[:40] for record in caplog.records if record.levelno >= logging.ERROR
         ]
         assert "ORQ_API_KEY" in caplog.text
 
@@ -1305,6 +1321,15 @@ class TestCapture:
         provider.shutdown()
 
         assert ["errand"] == done
+
+    def test_an_errand_starts_nothing(self, make: Make) -> None:
+        """
+        A finaliser may ask a provider that was never used, which starts no thread for it.
+        """
+        before = our_threads()
+        make().later(list)
+
+        assert before == our_threads() == []
 
     def test_options_of_exporters_reach_those_that_are_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """

@@ -41,6 +41,11 @@ class ActiveProvider(Protocol):
         ...
 
     @property
+    def is_tracing(self) -> bool:
+        """Whether a span could have a trace: an OpenTelemetry SDK is set up."""
+        ...
+
+    @property
     def tracer(self) -> Tracer:
         """What opens the spans of captured calls."""
         ...

@@ -333,6 +333,8 @@ class _Capture:
         running = None
         try:
             with _active.guarded(provider):
+                if self.opens_span and not provider.is_tracing:
+                    return None
                 running = _start(provider, self.name, opens_span=self.opens_span, meaning=self.meaning)
                 if self.parameter is not None:
                     key = self.parameter.read(args, kwargs, skipped=int(instance is not None and not self.is_bound))
@@ -690,7 +692,7 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
         running = None
         try:
             with _active.guarded(provider):
-                if provider is not None:
+                if provider is not None and provider.is_tracing:
                     running = _start(provider, self._name, attributes=self._attributes)
                     self._running.append(running)
         except BaseException as error:

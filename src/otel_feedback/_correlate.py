@@ -6,6 +6,7 @@ thread, so that a captured call never waits for the store.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -247,14 +248,15 @@ def forget(live: LiveSpan, spans: dict[int, LiveSpan] = LIVE) -> None:
     spans.pop(live.span_id, None)
 
 
-# Captured calls and LLM spans that have ended, oldest first: what a flush of the tracer provider is known to release.
-# A plain dictionary looks for its oldest entry ever longer.
-ENDED: OrderedDict[int, None] = OrderedDict()
+# Captured calls and LLM spans that have ended, oldest first, and when in the order of ends: what a flush of the tracer
+# provider is known to release. A plain dictionary looks for its oldest entry ever longer.
+ENDED: OrderedDict[int, int] = OrderedDict()
+ENDS = itertools.count()
 
 
 def note_end(span_id: int) -> None:
     """Note that a span has ended in this process."""
-    ENDED[span_id] = None
+    ENDED[span_id] = next(ENDS)
     if len(ENDED) > MAX_LIVE_SPANS:
         ENDED.popitem(last=False)
 
@@ -347,8 +349,11 @@ class Correlator:
         """Do what waits, and write everything that was bound until now; say whether it went."""
         while not self._actions.empty():
             self._actions.get()()
-        if self._has_nothing():
-            return True
+        with self._lock:
+            self._drain()
+            has_nothing = not self._waiting.bindings
+        if has_nothing:
+            return True  # for which no store need be opened
         can_write = self._can_write()
         with self._lock:
             self._drain()
@@ -432,10 +437,6 @@ class Correlator:
         self._has_store = True
         self._waiting.bindings.clear()
         return True
-
-    def _has_nothing(self) -> bool:
-        """Tell whether there is nothing to write, for which no store need be opened."""
-        return self._queue.empty() and not self._waiting.bindings
 
     def _can_write(self) -> bool:
         """Make the store ready, once, holding no lock; say whether it is."""

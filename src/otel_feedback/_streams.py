@@ -37,12 +37,13 @@ class Place:
         own: the variable that never goes back and forth.
     """
 
-    __slots__ = ("_lock", "_own", "_set_inside", "_set_outside", "_where")
+    __slots__ = ("_acquire", "_own", "_release", "_set_inside", "_set_outside", "_where")
 
     def __init__(self, where: Context, own: ContextVar[Any] | None) -> None:
         self._where = where
         self._own = own
-        self._lock = threading.Lock()
+        lock = threading.Lock()
+        self._acquire, self._release = lock.acquire, lock.release
         # By what we have set a variable that was not set, which is the only way to unset it again.
         self._set_inside: dict[ContextVar[Any], Token[Any]] = {}
         self._set_outside: dict[ContextVar[Any], Token[Any]] = {}
@@ -50,7 +51,8 @@ class Place:
     def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
         """Make a step."""
         # In the middle of a step nobody else can enter: what a second step at once means is the stream's own affair.
-        if not self._lock.acquire(blocking=False):
+        # This runs for each item, and the name of the argument would cost as much as the lock.
+        if not self._acquire(False):
             return step(*arguments)
         try:
             before = self._carry_in()
@@ -59,7 +61,7 @@ class Place:
             finally:
                 self._carry_out(before)
         finally:
-            self._lock.release()
+            self._release()
 
     def _carry_in(self) -> Context:
         """Let the stream see what its consumer has set or unset since; answer how it is now."""
@@ -67,8 +69,9 @@ class Place:
         for variable, value in here.items():
             if variable is not own and where.get(variable, _NOWHERE) is not value:
                 _remember(self._set_inside, where.run(variable.set, value))
-        for variable in [each for each in self._set_inside if each not in here]:
-            where.run(_unset, self._set_inside.pop(variable))
+        if self._set_inside:
+            for variable in [each for each in self._set_inside if each not in here]:
+                where.run(_unset, self._set_inside.pop(variable))
         return where.copy()
 
     def _carry_out(self, before: Context) -> None:
@@ -77,8 +80,9 @@ class Place:
         for variable, value in where.items():
             if variable is not own and before.get(variable, _NOWHERE) is not value:
                 _remember(self._set_outside, variable.set(value))
-        for variable in [each for each in self._set_outside if each not in where]:
-            _unset(self._set_outside.pop(variable))
+        if self._set_outside:
+            for variable in [each for each in self._set_outside if each not in where]:
+                _unset(self._set_outside.pop(variable))
 
 
 def _remember(tokens: dict[ContextVar[Any], Token[Any]], token: Token[Any]) -> None:
@@ -172,8 +176,8 @@ class Captured:
     def __init__(self, held: list[Any], steps: Any) -> None:
         object.__setattr__(self, "_otel_feedback_held", held)
         object.__setattr__(self, "_otel_feedback_steps", steps)
-        # Whether the event loop has been told of it.
-        object.__setattr__(self, "_otel_feedback_is_known", False)
+        # Whether the event loop need not be told of it any more.
+        object.__setattr__(self, "_otel_feedback_is_known", not inspect.isasyncgen(held[0]))
 
     @property
     def _otel_feedback_stream(self) -> Any:
@@ -185,7 +189,7 @@ class Captured:
         return self._otel_feedback_stream.__class__  # type: ignore[no-any-return]  # whatever it says that it is
 
     def __getattr__(self, name: str) -> Any:
-        if name in Captured.__slots__:
+        if name.startswith("_otel_feedback_"):
             raise AttributeError(name)  # what is being collected has lost them
         value = getattr(self._otel_feedback_stream, name)
         # Such a stand-in has some of its methods only when they are asked for.
@@ -234,11 +238,19 @@ def let_go(held: list[Any], place: Place) -> None:
     it found it. That is from the proxy on to what it holds, or the order in which objects were made, if they are new.
     So both have a finaliser that comes here: the proxy, and something that is made before the stream.
     """
-    place.run(held.clear)
-    held.append(_nothing())
+    if not _is_over(held[0]):
+        streams, held[0] = held[:], _nothing()
+        place.run(streams.clear)
+
+
+def _is_over(stream: Any) -> bool:
+    """Tell whether this is a generator or a coroutine without a frame: nothing is left of it."""
+    frame = _FRAMES.get(type(stream))
+    return frame is not None and getattr(stream, frame) is None
 
 
 def _nothing() -> Generator[Any, Any, None]:
+    """Yield nothing."""
     yield from ()
 
 
@@ -262,15 +274,9 @@ def _end_by(self: Captured, error: BaseException, *, closes: bool = False) -> No
     is_cancelled = isinstance(error, asyncio.CancelledError)
     if is_cancelled and not closes and hasattr(kind, "__anext__") and kind not in _FRAMES:
         steps.was_interrupted(error)
-    elif not _goes_on(stream):
+    elif kind not in _FRAMES or _is_over(stream):
         is_end = isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit)) or (is_cancelled and closes)
         steps.has_ended(None if is_end else error)
-
-
-def _goes_on(stream: Any) -> bool:
-    """Tell whether this is a generator or a coroutine with a frame still: it was in the middle of another step."""
-    frame = _FRAMES.get(type(stream))
-    return frame is not None and getattr(stream, frame) is not None
 
 
 _FRAMES: Mapping[type, str] = {
@@ -369,7 +375,8 @@ class _AwaitedStep:
         """Go on no further."""
         if self._iterator is not None:
             self._captured._otel_feedback_steps.place.run(self._iterator.close)  # noqa: SLF001 (ours)
-            if not _goes_on(self._captured._otel_feedback_stream):  # noqa: SLF001 (ours)
+            stream = self._captured._otel_feedback_stream  # noqa: SLF001 (ours)
+            if type(stream) not in _FRAMES or _is_over(stream):
                 self._captured._otel_feedback_steps.was_dropped()  # noqa: SLF001 (ours)
 
     def _go_on(self, how: str, *arguments: Any) -> Any:
@@ -436,8 +443,8 @@ def _let_go(self: Captured) -> None:
 def _forward(name: str) -> Callable[..., Any]:
     """Make a special method that is the stream's own."""
 
-    def forward(self: Captured, *arguments: Any) -> Any:
-        return getattr(self._otel_feedback_stream, name)(*arguments)
+    def forward(self: Captured, *arguments: Any, **options: Any) -> Any:
+        return getattr(self._otel_feedback_stream, name)(*arguments, **options)
 
     return forward
 
@@ -456,7 +463,8 @@ _COROUTINE_METHODS: Mapping[str, Callable[..., Any]] = {name: _part(name) for na
 # An iterator is its own iterator; what only makes iterators goes on making them.
 _ITERATION = {"__iter__": "__next__", "__aiter__": "__anext__"}
 # What is special about a stream's type is forwarded, but for what every class has of its own.
-_OWN = {*dir(Captured), "__dict__", "__del__", "__class_getitem__"}
+_ORDER = {"__lt__", "__le__", "__gt__", "__ge__"}
+_OWN = {*dir(Captured), "__dict__", "__del__", "__class_getitem__"} - _ORDER
 
 
 @lru_cache(maxsize=MAX_CLASSES)
@@ -485,7 +493,7 @@ def _introduced(self: Captured, name: str) -> Callable[..., Any]:
     happen where the steps are made, too, so that our stand-in is what it looks after.
     """
     method = getattr(self._otel_feedback_stream, name)
-    if self._otel_feedback_is_known or not inspect.isasyncgen(self._otel_feedback_stream):
+    if self._otel_feedback_is_known:
         return method  # type: ignore[no-any-return]  # whatever the stream has under that name
     object.__setattr__(self, "_otel_feedback_is_known", True)
     self._otel_feedback_steps.is_left_to_loop()

@@ -20,7 +20,7 @@ from opentelemetry import trace
 
 from otel_feedback import _active, processor
 from otel_feedback._capture import INVALID
-from otel_feedback._correlate import DEFAULT_KINDS, ENDED, Call, Correlator, Promise, note_key
+from otel_feedback._correlate import DEFAULT_KINDS, ENDED, ENDS, Call, Correlator, Promise, note_key
 from otel_feedback._deliver import Deliverer, DeliveryThread, drain
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import (
@@ -159,8 +159,10 @@ class FeedbackProvider:
         self._span_attributes = _span_attributes(exporters)
         self._tracer: Tracer | None = None
         self._sees_spans = False
-        self._has_told_of_no_sdk = False
-        self._released: frozenset[int] = frozenset()
+        # A tracer provider that has no traces, and of which that has been told.
+        self._traceless: object = None
+        # Spans that ended before this one in the order of ends.
+        self._released_until = 0
         self._capture_errors = 0
         self._process: _Process | None = None
         self._is_shut_down = False
@@ -408,16 +410,16 @@ class FeedbackProvider:
 
     def _release(self, deadline: int) -> None:
         """Flush the tracer provider; what had ended before has then been exported."""
-        ended = frozenset(ENDED)
+        until = next(ENDS)
         tracer_provider = self._tracer_provider or trace.get_tracer_provider()
         if hasattr(tracer_provider, "force_flush") and _ask(
             tracer_provider, "force_flush", self._millis_until(deadline)
         ):
-            self._released = ended
+            self._released_until = until
 
     def _is_released(self, handle: FeedbackHandle) -> bool:
         """Tell whether a span is known to have been exported."""
-        return handle.context.span_id in self._released
+        return ENDED.get(handle.context.span_id, self._released_until) < self._released_until
 
     def _millis_until(self, deadline: int) -> int:
         """Say how much time is left."""
@@ -710,15 +712,24 @@ class FeedbackProvider:
         return self._clock
 
     @property
+    def is_tracing(self) -> bool:
+        """Whether a span could have a trace: an OpenTelemetry SDK is set up, or something in its place."""
+        if self._sees_spans:
+            return True
+        tracer_provider = self._tracer_provider or trace.get_tracer_provider()
+        if tracer_provider is self._traceless:
+            return False
+        self.see_spans()
+        if isinstance(tracer_provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+            self._traceless = tracer_provider
+            logger.warning("calls are not captured, and their keys name nothing: no OpenTelemetry SDK is set up")
+            return False
+        return True
+
+    @property
     def tracer(self) -> Tracer:
         """What opens the spans of captured calls."""
         self._correlating()
-        self.see_spans()
-        if not (self._sees_spans or self._has_told_of_no_sdk):
-            self._has_told_of_no_sdk = True
-            logger.warning(
-                "calls are captured without a trace, and their keys name nothing: no OpenTelemetry SDK is set"
-            )
         if self._tracer is None:
             self._tracer = trace.get_tracer("otel_feedback", tracer_provider=self._tracer_provider)
         return self._tracer

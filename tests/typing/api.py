@@ -7,7 +7,9 @@ use is not refused (mypy's `warn_unused_ignores`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,32 @@ def with_arguments(question: str, *, message_id: str) -> str:
 @of.capture(key=lambda result: result["id"], target="root")
 async def asynchronous(question: str, *, message_id: uuid.UUID | None = None) -> dict[str, int]:
     return {"id": 1}
+
+
+@of.capture(key="message_id")
+def streaming(question: str, *, message_id: str) -> Iterator[str]:
+    yield question
+
+
+@of.capture(key=lambda item: item.get("id"))
+def generating(question: str) -> Generator[dict[str, str], int, bool]:
+    yield {}
+    return True
+
+
+@of.capture
+async def streaming_later(question: str) -> AsyncGenerator[bytes, None]:
+    yield b""
+
+
+@of.capture
+def managing(question: str) -> AbstractContextManager[Iterator[str]]:
+    return nullcontext(iter(question))
+
+
+@of.capture
+def promising(question: str) -> Future[str]:
+    return Future()
 
 
 class Agent:
@@ -72,6 +100,14 @@ assert_type(of.capture(Agent())("q"), float)
 assert_type(of.capture(partial(with_arguments, "q"))(message_id="m"), str)
 as_callable: Callable[[str], Coroutine[Any, Any, dict[str, int]]] = asynchronous
 
+assert_type(streaming("q", message_id="m"), Iterator[str])
+assert_type(generating("q"), Generator[dict[str, str], int, bool])
+assert_type(streaming_later("q"), AsyncGenerator[bytes, None])
+assert_type(managing("q"), AbstractContextManager[Iterator[str]])
+assert_type(promising("q"), Future[str])
+assert_type(of.handle_of(streaming_later("q")), of.FeedbackHandle | None)
+
+streaming("q")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 bare(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 bare(question="q")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 with_arguments("q")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -87,6 +123,8 @@ of.capture(target="span")  # type: ignore[call-overload]  # pyright: ignore[repo
 async def awaited() -> None:
     assert_type(await asynchronous("q", message_id=None), dict[str, int])
     assert_type(await Agent().async_method("q"), int)
+    async for item in streaming_later("q"):
+        assert_type(item, bytes)
 
 
 # --- blocks, handles, keys ---------------------------------------------------------------------------------------
