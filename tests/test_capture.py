@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -32,9 +33,12 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
+from typing_extensions import Self
 
 import otel_feedback as of
-from otel_feedback import _capture, _correlate
+from otel_feedback import _active, _capture, _correlate
+from otel_feedback.provider import start_from_environment
+from otel_feedback.stores.sqlite import BUSY_TIMEOUT_MILLIS
 
 SETTINGS = of.Settings(key_wait_millis=0)
 
@@ -992,12 +996,22 @@ def test_an_unsampled_call_is_newer_than_a_sampled_one_before() -> None:
     assert not provider.handle_for_key("m-1").is_sampled
 
 
+class Passing(trace.TracerProvider):
+    """Somebody's tracer provider that traces nothing."""
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        return trace.NoOpTracer()
+
+
+@pytest.mark.parametrize("tracer_provider", [trace.NoOpTracerProvider(), Passing()], ids=["none", "somebody's"])
 @pytest.mark.parametrize("has_parent", [False, True])
-def test_without_an_sdk_the_call_works_and_nothing_is_bound(has_parent: bool) -> None:
+def test_without_an_sdk_the_call_works_and_nothing_is_bound(
+    has_parent: bool, tracer_provider: trace.TracerProvider
+) -> None:
     """
     A tracer that records nothing passes the caller's span on: no key is bound, least of all to that span.
     """
-    provider = configure(trace.NoOpTracerProvider())
+    provider = configure(tracer_provider)
     remote = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(1)))
 
     @of.capture(key="message_id")
@@ -1250,8 +1264,23 @@ def of_generator(message_id: str) -> Iterator[str | None]:
     return generator(message_id)
 
 
+class Items:
+    """An iterator of two items that is no generator."""
+
+    left = 2
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str | None:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return inside()
+
+
 def of_iterator(message_id: str) -> Iterator[str | None]:
-    return map(lambda _: inside(), range(2))
+    return Items()
 
 
 def of_async_generator(message_id: str) -> AsyncIterator[str | None]:
@@ -1300,6 +1329,12 @@ def eventually(is_so: Callable[[], bool], provider: of.FeedbackProvider) -> bool
     while not is_so() and time.monotonic() < deadline:
         provider.force_flush()
     return is_so()
+
+
+def throw_into(stream: Any) -> None:
+    next(stream)
+    with pytest.raises(KeyError):
+        stream.throw(KeyError("k"))
 
 
 def statuses(spans: InMemorySpanExporter) -> list[tuple[str, str | None]]:
@@ -1357,10 +1392,7 @@ ENDINGS: dict[str, tuple[Callable[[Any], object], tuple[str, str | None]]] = {
     "exhausted": (list, ("UNSET", None)),
     "closed": (lambda stream: (next(stream), stream.close()), ("UNSET", None)),
     "closed before it began": (lambda stream: stream.close(), ("UNSET", None)),
-    "thrown into": (
-        lambda stream: (next(stream), pytest.raises(KeyError, stream.throw, KeyError("k"))),
-        ("ERROR", "KeyError: 'k'"),
-    ),
+    "thrown into": (throw_into, ("ERROR", "KeyError: 'k'")),
 }
 
 
@@ -1451,6 +1483,45 @@ def test_a_stream_in_a_cycle_is_closed_in_its_place(provider: of.FeedbackProvide
     assert handle is not None
     assert [handle.span_id] == seen
     assert eventually(lambda: len(spans.get_finished_spans()) == 1, provider)
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["running", "closed"])
+def test_an_asynchronous_stream_that_its_loop_has_to_close(
+    is_closed: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Collected half-way, it is closed by its loop inside of its call; where the loop is gone its span ends all the same.
+    """
+    tracer = trace.get_tracer("app", tracer_provider=provider._tracer_provider)
+    seen: list[str | None] = []
+
+    @of.capture(key="message_id")
+    async def answer(message_id: str) -> AsyncIterator[int]:
+        with tracer.start_as_current_span("inner"):
+            try:
+                yield 1
+            finally:
+                seen.append(inside())
+
+    loop = asyncio.new_event_loop()
+    streams: list[Any] = [answer("m-1")]
+    handle = of.handle_of(streams[0])
+    loop.run_until_complete(_next(streams[0]))
+    if is_closed:
+        loop.close()
+    streams.clear()
+    gc.collect()
+    if not is_closed:
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    assert handle is not None
+    assert eventually(lambda: len(spans.get_finished_spans()) == 2, provider)
+    assert [handle.span_id] * (not is_closed) == seen
+    assert {"inner", "answer"} == {span.name for span in spans.get_finished_spans()}
+    assert ["UNSET", "UNSET"] == [status for status, _ in statuses(spans)]
+    assert [] == [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")]
+    assert inside() is None
 
 
 class Lossy:
@@ -1682,6 +1753,87 @@ def test_a_key_function_that_closes_what_calls_it_ends_the_call_once(
     assert [("UNSET", None)] == statuses(spans)
 
 
+# --- managers ----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_captured_manager_makes_current_is_current_in_its_block(
+    provider: of.FeedbackProvider, tracer_provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    A block is inside of its manager's call, and in whatever the manager brings it into; after it nothing is left.
+    """
+    tracer = tracer_provider.get_tracer("app")
+
+    @of.capture
+    @contextmanager
+    def session() -> Iterator[trace.Span]:
+        with tracer.start_as_current_span("inner") as span:
+            yield span
+
+    with session() as span:
+        seen = (inside(), trace.get_current_span() is span)
+
+    own = {each.name: each for each in spans.get_finished_spans()}
+    call = own["session"]
+    assert (span_id(call), True) == seen
+    assert call.get_span_context() == own["inner"].parent
+    assert (None, False) == (inside(), trace.get_current_span().is_recording())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_block_that_fails_fails_its_managers_call(
+    is_async: bool, provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The exception that leaves the block is the span's; entered again, the manager does what it did without us.
+    """
+
+    @of.capture
+    def manage() -> Any:
+        return nullcontext("entered")
+
+    async def enter(manager: Any) -> None:
+        async with manager:
+            raise KeyError("question")
+
+    def enter_now(manager: Any) -> None:
+        with manager:
+            raise KeyError("question")
+
+    manager = manage()
+    with pytest.raises(KeyError):
+        asyncio.run(enter(manager)) if is_async else enter_now(manager)
+    with manager as entered:
+        again = (entered, inside())
+
+    assert ("entered", None) == again
+    assert [trace.StatusCode.ERROR] == [each.status.status_code for each in spans.get_finished_spans()]
+
+
+# --- a stream that is collected where nobody has a thread for it -------------------------------------------------
+
+
+@pytest.mark.parametrize("after", ["shut down", "disabled", "never used"])
+def test_a_stream_that_nobody_has_a_thread_for_ends_all_the_same(
+    after: str, provider: of.FeedbackProvider, tracer_provider: TracerProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    Its provider shut down, or replaced by one that has no thread, a suspended stream ends when it is collected.
+    """
+    stream: Any = of.capture(generator)("msg-1")
+    next(stream)
+    if after == "shut down":
+        provider.shutdown()
+    elif after == "disabled":
+        configure(tracer_provider, disabled=True)
+    else:
+        of.set_feedback_provider(of.FeedbackProvider(exporters=[], store="memory:", tracer_provider=tracer_provider))
+    del stream
+    gc.collect()
+
+    assert ["generator"] == [each.name for each in spans.get_finished_spans()]
+
+
 # --- futures -----------------------------------------------------------------------------------------------------
 
 
@@ -1784,11 +1936,12 @@ def test_a_broken_future_is_handed_out_all_the_same(
 # --- streams, where something is missing -------------------------------------------------------------------------
 
 
-def test_without_an_sdk_a_stream_is_the_bare_one() -> None:
+@pytest.mark.parametrize("tracer_provider", [trace.NoOpTracerProvider(), Passing()], ids=["none", "somebody's"])
+def test_without_an_sdk_a_stream_is_the_bare_one(tracer_provider: trace.TracerProvider) -> None:
     """
     Where nothing is captured nothing stands in for anything.
     """
-    configure(trace.NoOpTracerProvider())
+    configure(tracer_provider)
     stream = STREAMS["generator"]("m-1")
 
     assert GeneratorType is type(stream)
@@ -1918,6 +2071,29 @@ def test_a_stream_outlives_all_providers(tracer_provider: TracerProvider, spans:
     assert is_ended
 
 
+def test_the_first_captured_call_does_not_wait_for_the_store(
+    tracer_provider: TracerProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where nobody has configured anything capture does, and while another process has the store locked no call waits.
+    """
+    monkeypatch.setenv("OTEL_FEEDBACK_STORE_URL", f"sqlite:///{tmp_path}/feedback.db")
+    default = _active._slot.make
+    _active.set_default(functools.partial(start_from_environment, tracer_provider=tracer_provider))
+    with closing(sqlite3.connect(tmp_path / "feedback.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        answered = CALLABLES["plain"]("why", message_id="m-1")
+        items = list(STREAMS["generator"]("m-2"))
+        took_millis = (time.monotonic() - began) * 1_000
+        other.execute("ROLLBACK")
+    _active.set_default(default)
+
+    assert ("why:m-1:True", 2) == (answered, len(items))
+    assert took_millis < BUSY_TIMEOUT_MILLIS / 2
+    assert items[0] == of.get_feedback_provider().handle_for_key("m-2").span_id
+
+
 FORK = """
 import gc, os, sys
 from opentelemetry.sdk.trace import TracerProvider, SpanProcessor
@@ -2017,7 +2193,11 @@ def test_capture_uses_whatever_context_opentelemetry_does(tmp_path: Path) -> Non
     (tmp_path / "thread_context-1.0.dist-info" / "entry_points.txt").write_text(
         "[opentelemetry_context]\nthreads = thread_context:ThreadContext\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OTEL_PYTHON_CONTEXT": "threads"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+        "OTEL_PYTHON_CONTEXT": "threads",
+    }
     ran = subprocess.run(
         [sys.executable, "-c", IN_OTHER_CONTEXT],
         capture_output=True,

@@ -271,18 +271,35 @@ def test_the_thread_does_what_is_to_be_done_later(store: FaultyStore) -> None:
     correlator.shutdown()
 
 
-def test_what_is_to_be_done_later_is_done_by_a_flush_at_the_latest(correlator: Correlator) -> None:
+def test_what_is_to_be_done_later_is_done_by_a_flush_at_the_latest(store: FaultyStore) -> None:
     """
-    A flush does what waits, in order, and so does the end.
+    A flush does what waits, unless the thread was quicker, and so does the end.
     """
     done: list[int] = []
-    correlator.later(lambda: done.append(1))
-    correlator.later(lambda: done.append(2))
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: None, open_store=store.open)
+    correlator.start()
+    are_taken = [correlator.later(lambda: done.append(1)), correlator.later(lambda: done.append(2))]
     correlator.flush()
-    correlator.later(lambda: done.append(3))
+    first = list(done)
+    are_taken.append(correlator.later(lambda: done.append(3)))
     correlator.shutdown()
 
-    assert [1, 2, 3] == done
+    assert [True, True, True] == are_taken
+    assert {1, 2} == set(first)
+    assert {1, 2, 3} == set(done)
+
+
+def test_without_a_thread_nothing_is_taken_to_be_done_later(correlator: Correlator) -> None:
+    """
+    Before the thread was started and after it was stopped whoever asks is told to do it otherwise.
+    """
+    done: list[None] = []
+    before = correlator.later(lambda: done.append(None))
+    correlator.start()
+    correlator.shutdown()
+    after = correlator.later(lambda: done.append(None))
+
+    assert (False, False, []) == (before, after, done)
 
 
 # --- keys of calls that have just begun --------------------------------------------------------------------------
@@ -334,6 +351,22 @@ def test_a_call_that_cannot_be_told_costs_no_other_its_key(
     assert (True, True) == (alone, together)
     assert [["m-3"]] == [[each.key for each in group] for group in store.groups]
     assert ["a key was lost, since its call cannot be told: RuntimeError"] * 2 == caplog.messages
+
+
+def test_a_call_that_cannot_be_told_after_the_end_costs_nothing_but_its_key(
+    correlator: Correlator, store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    What is bound late is written at once, and what cannot be told is said at once.
+    """
+    correlator.shutdown()
+    ForeignSpan.is_broken = True
+    correlator.bind(Promise("m-1", a_call()))
+    ForeignSpan.is_broken = False
+    correlator.bind(Promise("m-2", a_call()))
+
+    assert [["m-2"]] == [[each.key for each in group] for group in store.groups]
+    assert ["a key was lost, since its call cannot be told: RuntimeError"] == caplog.messages
 
 
 # --- too many ----------------------------------------------------------------------------------------------------

@@ -63,8 +63,11 @@ class ActiveProvider(Protocol):
         """Bind a key to a call."""
         ...
 
-    def later(self, action: Callable[[], None]) -> None:
-        """Have something done soon, in a thread of ours; nothing but put into a queue, so that a finaliser may ask."""
+    def later(self, action: Callable[[], None]) -> bool:
+        """Have something done soon, in a thread of ours, if there is one; say whether there is.
+
+        It is nothing but put into a queue, so that a finaliser may ask.
+        """
         ...
 
     def capture_failed(self, error: BaseException) -> None:

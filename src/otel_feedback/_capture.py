@@ -164,13 +164,14 @@ def _call_of(provider: ActiveProvider, around: Span, opened: Span | None, outer:
 def _leave(running: _Running) -> None:
     """Give a call's place in the context back."""
     token: object = running.token
-    running.token = None
     if isinstance(token, contextvars.Token):
-        # In another context than it was made in, a token is of no use: OpenTelemetry's `detach` would log an error.
-        with suppress(ValueError):
+        # In another context than it was made in a token is of no use, nor a second time, which it comes to when a
+        # Ctrl-C strikes here: OpenTelemetry's `detach` would log an error.
+        with suppress(ValueError, RuntimeError):
             token.var.reset(token)
     elif token is not None:
         context.detach(cast("Token[Context]", token))
+    running.token = None
 
 
 def _finish(
@@ -203,12 +204,17 @@ def _finish(
 def _end_soon(running: _Running) -> None:
     """Have a call ended by a thread of ours: this may be a finaliser, which runs in any thread and under any lock."""
     ended_at = running.provider.clock.time_unix_nano()
-    _provider_of(running).later(functools.partial(_finish, running, failure=running.failure, ended_at=ended_at))
+    _do_later(running, functools.partial(_finish, running, failure=running.failure, ended_at=ended_at))
 
 
-def _provider_of(running: _Running) -> ActiveProvider:
-    """Answer who has a thread for a call: its own provider may have been replaced meanwhile."""
-    return _active.get() or running.provider
+def _do_later(running: _Running, action: Callable[[], None]) -> None:
+    """Have something done by whoever has a thread for it: a call's own provider may have been replaced meanwhile.
+
+    Where nobody has one, everything is at its end, and a span that ends in a finaliser is better than none.
+    """
+    current = _active.get()
+    if not (running.provider.later(action) or (current is not None and current.later(action))):
+        action()
 
 
 def _end(running: _Running, error: BaseException | None, failure: str | None, ended_at: int | None) -> None:
@@ -535,11 +541,12 @@ def _fail(running: _Running | None, error: BaseException) -> None:
 class _StreamedCall(_streams.Steps):
     """Where a captured call goes on, step by step."""
 
-    __slots__ = ("running",)
+    __slots__ = ("around", "running")
 
-    def __init__(self, running: _Running, place: _streams.Place) -> None:
+    def __init__(self, running: _Running, around: Context, place: _streams.Place) -> None:
         super().__init__(place)
         self.running = running
+        self.around = around
 
     def has_item(self, item: Any) -> None:
         """Look for the call's key in an item."""
@@ -569,7 +576,22 @@ class _StreamedCall(_streams.Steps):
 
     def again(self) -> _StreamedCall:
         """Go on with the call after its stream was collected: Python finalises an object only once."""
-        return _StreamedCall(replace(self.running, is_left_to_loop=False, held=[]), self.place)
+        return _StreamedCall(replace(self.running, is_left_to_loop=False, held=[]), self.around, self.place)
+
+    @property
+    def is_in(self) -> bool:
+        """Whether the caller is inside of the call."""
+        return self.running.token is not None
+
+    def go_in(self) -> None:
+        """Bring the caller into the call, unless it is there or the call is over."""
+        if not self.is_in and self.running.ending:
+            self.running.token = context.attach(self.around)
+
+    def go_out(self) -> None:
+        """Bring the caller back; the call goes on where it was."""
+        self.place = self.running.place = _place_of(self.running)
+        _leave(self.running)
 
     def has_result(self, result: Any) -> Any:
         """Go on with what was awaited."""
@@ -577,7 +599,7 @@ class _StreamedCall(_streams.Steps):
 
     def later(self, action: Callable[[], None]) -> None:
         """Have something done by a thread of ours."""
-        _provider_of(self.running).later(action)
+        _do_later(self.running, action)
 
 
 def _hand_out(running: _Running | None, result: Any) -> Any:
@@ -596,13 +618,18 @@ def _hand_out(running: _Running | None, result: Any) -> Any:
 
 def _as_stream(running: _Running, stream: Any) -> Any:
     """Go on with the call step by step."""
-    token: object = running.token
-    own = token.var if isinstance(token, contextvars.Token) else None
-    running.place = _streams.Place(contextvars.copy_context(), own)
+    running.place = place = _place_of(running)
     held = [stream]
     if not inspect.isasyncgen(stream):
         running.held = held
-    return _streams.proxy(held, _StreamedCall(running, running.place))
+    return _streams.proxy(held, _StreamedCall(running, context.get_current(), place))
+
+
+def _place_of(running: _Running) -> _streams.Place:
+    """Answer where the steps of a call go on that is current right now."""
+    token: object = running.token
+    own = token.var if isinstance(token, contextvars.Token) else None
+    return _streams.Place(contextvars.copy_context(), own)
 
 
 def _until_done(running: _Running, future: Any) -> Any:

@@ -340,10 +340,13 @@ class Correlator:
         else:
             self._ring()
 
-    def later(self, action: Callable[[], None]) -> None:
-        """Take something to do, soon, by the thread; nothing but put into a queue."""
+    def later(self, action: Callable[[], None]) -> bool:
+        """Take something to do, soon, by the thread, if there is one; nothing but put into a queue."""
+        if self._thread is None or self._stopped.is_set():
+            return False
         self._actions.put(action)
         self._ring()
+        return True
 
     def flush(self) -> bool:
         """Do what waits, and write everything that was bound until now; say whether it went."""

@@ -141,6 +141,19 @@ class Steps:
         """Have something done soon, outside of any finaliser."""
         raise NotImplementedError
 
+    @property
+    def is_in(self) -> bool:
+        """Whether the caller is where the steps are made, in the block of a manager."""
+        raise NotImplementedError
+
+    def go_in(self) -> None:
+        """Bring the caller to where the steps are made."""
+        raise NotImplementedError
+
+    def go_out(self) -> None:
+        """Bring the caller back; the steps go on to be made where it was."""
+        raise NotImplementedError
+
 
 # --- which results are still to come -----------------------------------------------------------------------------
 
@@ -184,7 +197,7 @@ class Captured:
         return self._otel_feedback_held[0]
 
     @property  # type: ignore[misc]  # `isinstance` asks it, after the type itself
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  # nobody sets it
         # Which may be a stand-in itself: instrumentations make them, too.
         return self._otel_feedback_stream.__class__  # type: ignore[no-any-return]  # whatever it says that it is
 
@@ -301,10 +314,8 @@ def _has_closed(self: Captured, result: Any) -> Any:
 
 
 def _has_entered(self: Captured, entered: Any) -> Any:
-    """Stand in for what came out of a stream that was entered: itself, or another one that it manages."""
-    if entered is self._otel_feedback_stream:
-        return self
-    return proxy([entered], self._otel_feedback_steps) if kind_of(entered) == "stream" else entered
+    """Answer what came out of a stream that was entered: our stand-in for itself, mostly."""
+    return self if entered is self._otel_feedback_stream else entered
 
 
 def _step(name: str, then: Callable[[Captured, Any], Any]) -> Callable[..., Any]:
@@ -372,9 +383,9 @@ class _AwaitedStep:
         return _resume(self._captured, self._then, self._go_on, "throw", *error)
 
     def close(self) -> None:
-        """Go on no further."""
-        if self._iterator is not None:
-            self._captured._otel_feedback_steps.place.run(self._iterator.close)  # noqa: SLF001 (ours)
+        """Go on no further; a step that never began was none, but what closes a stream was called already."""
+        if self._iterator is not None or self._then is _has_closed:
+            self._captured._otel_feedback_steps.place.run(self._go_on, "close")  # noqa: SLF001 (ours)
             stream = self._captured._otel_feedback_stream  # noqa: SLF001 (ours)
             if type(stream) not in _FRAMES or _is_over(stream):
                 self._captured._otel_feedback_steps.was_dropped()  # noqa: SLF001 (ours)
@@ -410,6 +421,73 @@ def _delegate(iterator: Any) -> Generator[Any, Any, Any]:
     return (yield from iterator)
 
 
+# --- managers ----------------------------------------------------------------------------------------------------
+
+# They are entered and left where their user is: what one makes current is meant to be current in the block, which is
+# inside of the call. Of a stream that comes out of it only the steps are.
+
+
+def _enter_manager(self: Captured) -> Any:
+    """Enter a manager."""
+    steps = self._otel_feedback_steps
+    try:
+        steps.go_in()
+        return _from_manager(self, self._otel_feedback_stream.__enter__())
+    except BaseException as error:
+        steps.has_ended(error)
+        raise
+
+
+async def _aenter_manager(self: Captured) -> Any:
+    """Enter a manager, which is awaited."""
+    steps = self._otel_feedback_steps
+    try:
+        steps.go_in()
+        return _from_manager(self, await self._otel_feedback_stream.__aenter__())
+    except BaseException as error:
+        steps.has_ended(error)
+        raise
+
+
+def _from_manager(self: Captured, entered: Any) -> Any:
+    """Stand in for the stream that came out of a manager; anything else is used in the block."""
+    if entered is self._otel_feedback_stream:
+        return self
+    if not (hasattr(type(entered), "__next__") or hasattr(type(entered), "__anext__")):
+        return entered
+    self._otel_feedback_steps.go_out()
+    return proxy([entered], self._otel_feedback_steps)
+
+
+def _leave_manager(self: Captured, *failure: Any) -> Any:
+    """Leave a manager."""
+    steps, leave = self._otel_feedback_steps, self._otel_feedback_stream.__exit__
+    try:
+        is_suppressed = leave(*failure) if steps.is_in else steps.place.run(leave, *failure)
+    except BaseException as error:
+        steps.has_ended(error)
+        raise
+    steps.has_ended(failure[1] if steps.is_in and not is_suppressed else None)
+    return is_suppressed
+
+
+async def _aleave_manager(self: Captured, *failure: Any) -> Any:
+    """Leave a manager, which is awaited."""
+    steps, leave = self._otel_feedback_steps, self._otel_feedback_stream.__aexit__
+    try:
+        is_suppressed = await (leave(*failure) if steps.is_in else _AwaitedStep(self, leave, failure, _as_it_is))
+    except BaseException as error:
+        steps.has_ended(error)
+        raise
+    steps.has_ended(failure[1] if steps.is_in and not is_suppressed else None)
+    return is_suppressed
+
+
+def _as_it_is(_: Captured, result: Any) -> Any:
+    """Take what a step answers."""
+    return result
+
+
 def _itself(self: Captured) -> Captured:
     """Answer the iterator of an iterator."""
     return self
@@ -437,7 +515,10 @@ def _part(name: str) -> Callable[..., Any]:
 
 def _let_go(self: Captured) -> None:
     """Let go of a stream that nobody wants any more."""
-    let_go(self._otel_feedback_held, self._otel_feedback_steps.place)
+    held, steps = getattr(self, "_otel_feedback_held", None), getattr(self, "_otel_feedback_steps", None)
+    # One that was interrupted while it was made stands in for nothing.
+    if held is not None and steps is not None:
+        let_go(held, steps.place)
 
 
 def _forward(name: str) -> Callable[..., Any]:
@@ -459,12 +540,23 @@ _METHODS: Mapping[str, Callable[..., Any]] = {
     "__aenter__": _awaited_step("__aenter__", _has_entered),
     "__await__": _await,
 }
+_MANAGER_METHODS: Mapping[str, Callable[..., Any]] = {
+    "__enter__": _enter_manager,
+    "__exit__": _leave_manager,
+    "__aenter__": _aenter_manager,
+    "__aexit__": _aleave_manager,
+}
 _COROUTINE_METHODS: Mapping[str, Callable[..., Any]] = {name: _part(name) for name in ("__next__", "send", "throw")}
 # An iterator is its own iterator; what only makes iterators goes on making them.
 _ITERATION = {"__iter__": "__next__", "__aiter__": "__anext__"}
 # What is special about a stream's type is forwarded, but for what every class has of its own.
-_ORDER = {"__lt__", "__le__", "__gt__", "__ge__"}
-_OWN = {*dir(Captured), "__dict__", "__del__", "__class_getitem__"} - _ORDER
+_OWN = {*dir(Captured), "__dict__", "__del__", "__class_getitem__"} - {
+    "__lt__",
+    "__le__",
+    "__gt__",
+    "__ge__",
+    "__format__",
+}
 
 
 @lru_cache(maxsize=MAX_CLASSES)
@@ -474,6 +566,8 @@ def _class_for(kind: Any, is_awaited: bool) -> type[Captured]:  # noqa: FBT001 (
     special = (name for name in names - _OWN if name.startswith("__") and callable(getattr(kind, name)))
     body: dict[str, Any] = {name: _forward(name) for name in special}
     body |= {name: method for name, method in _METHODS.items() if name in names}
+    if names.isdisjoint(("__next__", "__anext__", "__await__")):
+        body |= {name: method for name, method in _MANAGER_METHODS.items() if name in names}
     # Of the others the event loop hears by itself.
     if not issubclass(kind, types.AsyncGeneratorType):
         body["__del__"] = _let_go
@@ -502,9 +596,10 @@ def _introduced(self: Captured, name: str) -> Callable[..., Any]:
 
 def _introduce(self: Captured, method: Callable[..., Any], *arguments: Any) -> Any:
     """Make the first step, for which the interpreter asks the hooks."""
+    stand_in: Any = self
     firstiter, finalizer = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(
-        firstiter=None if firstiter is None else lambda _: firstiter(self),
+        firstiter=None if firstiter is None else lambda _: firstiter(stand_in),
         finalizer=partial(_collected, self._otel_feedback_steps, finalizer),
     )
     try:

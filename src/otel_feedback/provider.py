@@ -250,7 +250,7 @@ class FeedbackProvider:
         """Stop what runs; say whether all of it has ended."""
         # Whoever starts to deliver may wait for a locked store meanwhile; then that is what has not ended.
         if not self._lock.acquire(timeout=self._millis_until(deadline) / 1_000):
-            return False
+            return process.correlator.shutdown(0)
         try:
             engine, process.engine = process.engine, _without_threads(process.engine)
         finally:
@@ -763,11 +763,10 @@ class FeedbackProvider:
         self._correlating().bind(promise)
         return promise
 
-    def later(self, action: Callable[[], None]) -> None:
-        """Have something done soon, in a thread of ours; a finaliser may ask."""
+    def later(self, action: Callable[[], None]) -> bool:
+        """Have something done soon, in a thread of ours, if there is one; a finaliser may ask."""
         process = self._process
-        if process is not None:
-            process.correlator.later(action)
+        return process is not None and process.pid == os.getpid() and process.correlator.later(action)
 
     def handle_for_key(self, key: str, *, key_kind: str | None = None) -> FeedbackHandle:
         """Answer the newest call that a key names.

@@ -274,7 +274,9 @@ def test_a_process_ends_quietly_with_streams_suspended() -> None:
 FORKED = (
     SUSPENDED
     + """
-import os
+import os, warnings
+# From 3.12 on Python warns of any fork with threads, as of the one that writes the keys.
+warnings.simplefilter("ignore", DeprecationWarning)
 loop.close()
 child = os.fork()
 print(next(sys.kept[0]), list(sys.kept[0]), flush=True)
