@@ -5,6 +5,7 @@ changes. A browser should get your own message id (`@of.capture(key=…)`), as i
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 
 from opentelemetry import trace
@@ -30,19 +31,23 @@ async def answer(question: str) -> AsyncIterator[str]:
         yield chunk
 
 
-async def serve() -> str:
+async def serve() -> of.FeedbackHandle | None:
     stream = answer("What is the capital of France?")
     handle = of.handle_of(stream)  # there before the first chunk
-    assert handle is not None
-    print("judge:", handle.to_traceparent())
+    if handle is not None:
+        print("judge:", handle.to_traceparent())
     async for chunk in stream:
         print("data:", chunk)
-    return handle.to_traceparent()
+    return handle
 
+
+handle = asyncio.run(serve())
+if handle is None:
+    sys.exit("no OpenTelemetry SDK is set up")
 
 # Later, wherever you kept the id:
-traceparent = asyncio.run(serve())
-receipt = of.record_feedback(of.FeedbackHandle.from_traceparent(traceparent), "rating", value=True, user_id="u-42")
+kept = of.FeedbackHandle.from_traceparent(handle.to_traceparent())
+receipt = of.record_feedback(kept, "rating", value=True, user_id="u-42")
 feedback.force_flush()
 
 print(receipt.durability, feedback.status(receipt.id).deliveries["console"].state)

@@ -50,9 +50,6 @@ class Ears(_streams.Steps):
     def has_ended(self, error: BaseException | None) -> None:
         self.heard.append(("end", error))
 
-    def was_interrupted(self, error: BaseException) -> None:
-        self.heard.append(("interrupted", type(error)))
-
     def was_dropped(self) -> None:
         self.heard.append(("dropped", None))
 
@@ -589,7 +586,7 @@ def test_an_iterator_whose_step_was_cancelled_may_go_on(ears: Ears, stand_in: Wr
         return [*seen, await anext(items), await anext(items, "over")]
 
     assert [1, (asyncio.CancelledError, ""), 3, "over"] == asyncio.run(main())
-    assert [("item", 1), ("interrupted", asyncio.CancelledError), ("item", 3), ("end", None)] == ears.heard
+    assert [("item", 1), ("item", 3), ("end", None)] == ears.heard
 
 
 def test_a_client_closes_its_stream_by_a_coroutine(ears: Ears, stand_in: Wrap) -> None:
@@ -1544,7 +1541,6 @@ def test_which_results_are_still_to_come(make: Callable[[], Any], kind: str | No
     [
         ("has_item", (1,)),
         ("has_ended", (None,)),
-        ("was_interrupted", (ERROR,)),
         ("was_dropped", ()),
         ("has_result", (1,)),
         ("is_left_to_loop", ()),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from otel_feedback._api import (
+        CollectedHandles,
         FeedbackSpanProcessor,
         arecord_feedback,
         bind_key,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_api": (
+        "CollectedHandles",
         "FeedbackSpanProcessor",
         "arecord_feedback",
         "bind_key",
@@ -119,6 +121,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 # All names but `FeedbackInstrumentor`, which needs an extra: `import *` and `help()` work without it.
 __all__ = [
     "BraintrustExporter",
+    "CollectedHandles",
     "ConfigurationError",
     "ConsoleFeedbackExporter",
     "CorrelationStore",

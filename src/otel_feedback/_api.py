@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from otel_feedback import _active, processor
 from otel_feedback._capture import capture, capture_span, collect_handles, current_handle, handle_of
+from otel_feedback._correlate import CollectedHandles
 from otel_feedback.provider import FeedbackProvider
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 FeedbackSpanProcessor = processor.FeedbackSpanProcessor
 install = processor.install
 
-__all__ = ["capture", "capture_span", "collect_handles", "current_handle", "handle_of"]
+__all__ = ["CollectedHandles", "capture", "capture_span", "collect_handles", "current_handle", "handle_of"]
 
 
 def configure(

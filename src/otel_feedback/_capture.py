@@ -84,12 +84,12 @@ class _Running:
     # The span that was opened for it; none where the current one is used.
     span: Span | None
     meaning: _Meaning
+    # Its place in the context, as it was given.
+    within: Context
     pid: int
     # What names it, where that is known, and whether the store has it.
     key: str | None = None
     promise: Promise | None = None
-    # How it failed, if nothing more comes of it.
-    failure: str | None = None
     # What it goes on in, and where; this object is made before the stream (see `let_go`).
     place: _streams.Place | None = None
     held: list[Any] = field(default_factory=list)
@@ -144,7 +144,7 @@ def _enter(provider: ActiveProvider, name: str, around: Context, span: Span | No
         for enclosing in outer.enclosing() if outer is not None else ():
             enclosing.newest_start = call.newest_start
     within = with_call(call, around if span is None else trace.set_span_in_context(span, around))
-    return _Running(provider, call, collections, context.attach(within), span, meaning, os.getpid())
+    return _Running(provider, call, collections, context.attach(within), span, meaning, within, os.getpid())
 
 
 def _call_of(provider: ActiveProvider, around: Span, opened: Span | None, outer: Call | None) -> Call:
@@ -163,15 +163,22 @@ def _call_of(provider: ActiveProvider, around: Span, opened: Span | None, outer:
 
 def _leave(running: _Running) -> None:
     """Give a call's place in the context back."""
-    token: object = running.token
-    if isinstance(token, contextvars.Token):
-        # In another context than it was made in a token is of no use, nor a second time, which it comes to when a
-        # Ctrl-C strikes here: OpenTelemetry's `detach` would log an error.
-        with suppress(ValueError, RuntimeError):
-            token.var.reset(token)
-    elif token is not None:
-        context.detach(cast("Token[Context]", token))
-    running.token = None
+    if running.token is not None:
+        _detach(running.token)
+        running.token = None
+
+
+def _detach(token: Any) -> None:
+    """Give a place in the context back, if this is where it was taken.
+
+    In another context than it was made in a token is of no use, nor a second time, which it comes to when a Ctrl-C
+    strikes here: OpenTelemetry's `detach` would log an error.
+    """
+    if not isinstance(token, contextvars.Token):
+        context.detach(token)
+        return
+    with suppress(ValueError, RuntimeError):
+        token.var.reset(token)
 
 
 def _finish(
@@ -179,7 +186,6 @@ def _finish(
     *,
     result: Any = NOTHING,
     error: BaseException | None = None,
-    failure: str | None = None,
     ended_at: int | None = None,
 ) -> None:
     """End a call, once, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
@@ -190,7 +196,7 @@ def _finish(
     except IndexError:
         return
     with _active.guarded(running.provider):
-        _end(running, error, failure, ended_at)
+        _end(running, error, ended_at)
     # A call that nobody has asked for its handle yet will be, at its end.
     if (running.promise is None or running.promise.is_taken or running.meaning.target != "call") and (
         running.key is not None or running.meaning.key_of_result is not None
@@ -204,7 +210,7 @@ def _finish(
 def _end_soon(running: _Running) -> None:
     """Have a call ended by a thread of ours: this may be a finaliser, which runs in any thread and under any lock."""
     ended_at = running.provider.clock.time_unix_nano()
-    _do_later(running, functools.partial(_finish, running, failure=running.failure, ended_at=ended_at))
+    _do_later(running, functools.partial(_finish, running, ended_at=ended_at))
 
 
 def _do_later(running: _Running, action: Callable[[], None]) -> None:
@@ -217,19 +223,22 @@ def _do_later(running: _Running, action: Callable[[], None]) -> None:
         action()
 
 
-def _end(running: _Running, error: BaseException | None, failure: str | None, ended_at: int | None) -> None:
-    """Close a call: its place in the context, then its span, with the failure that it ended in."""
+def _end(running: _Running, error: BaseException | None, ended_at: int | None) -> None:
+    """Close a call: its place in the context, then its span, with the error that it ended in.
+
+    What is no `Exception`, as a cancellation, is told and is no error: a person who stops an answer breaks nothing
+    (https://github.com/open-telemetry/opentelemetry-python/issues/4484).
+    """
     call, span = running.call, running.span
     call.has_ended = True
     _leave(running)
     if span is None:
         return
     try:
-        if error is not None:
+        if error is not None and not isinstance(error, GeneratorExit):
             span.record_exception(error)
-            failure = _describe(error)
-        if failure is not None:
-            span.set_status(Status(StatusCode.ERROR, failure))
+        if isinstance(error, Exception):
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
     finally:
         if span.is_recording():
             span.end(ended_at)
@@ -237,11 +246,6 @@ def _end(running: _Running, error: BaseException | None, failure: str | None, en
         note_end(span.get_span_context().span_id)
         for collection in running.collections:
             collection.add(call.handle)
-
-
-def _describe(error: BaseException) -> str:
-    """Write an error as OpenTelemetry does in a span's status."""
-    return f"{type(error).__name__}: {error}"
 
 
 def _read_key(running: _Running, result: Any) -> str | None:
@@ -435,7 +439,9 @@ class _CapturedFunction(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # as 
 
 
 @overload
-def capture(function: F, /) -> F: ...
+def capture(
+    function: F, /, *, key: Key = None, name: str | None = None, target: Target = "call", span: bool = True
+) -> F: ...
 
 
 @overload
@@ -541,17 +547,15 @@ def _fail(running: _Running | None, error: BaseException) -> None:
 class _StreamedCall(_streams.Steps):
     """Where a captured call goes on, step by step."""
 
-    __slots__ = ("around", "running")
+    __slots__ = ("running",)
 
-    def __init__(self, running: _Running, around: Context, place: _streams.Place) -> None:
+    def __init__(self, running: _Running, place: _streams.Place) -> None:
         super().__init__(place)
         self.running = running
-        self.around = around
 
     def has_item(self, item: Any) -> None:
         """Look for the call's key in an item."""
         running = self.running
-        running.failure = None
         if running.key is None and running.meaning.key_of_result is not None and running.ending:
             with _active.guarded(running.provider):
                 key = _read_key(running, item)
@@ -560,15 +564,11 @@ class _StreamedCall(_streams.Steps):
 
     def has_ended(self, error: BaseException | None) -> None:
         """End the call."""
-        _finish(self.running, error=error, failure=self.running.failure)
+        _finish(self.running, error=error)
 
     def was_dropped(self) -> None:
         """End the call, later."""
         _end_soon(self.running)
-
-    def was_interrupted(self, error: BaseException) -> None:
-        """Remember how the call failed, in case that nothing more comes."""
-        self.running.failure = _describe(error)
 
     def is_left_to_loop(self) -> None:
         """Leave the end to the event loop."""
@@ -576,7 +576,7 @@ class _StreamedCall(_streams.Steps):
 
     def again(self) -> _StreamedCall:
         """Go on with the call after its stream was collected: Python finalises an object only once."""
-        return _StreamedCall(replace(self.running, is_left_to_loop=False, held=[]), self.around, self.place)
+        return _StreamedCall(replace(self.running, is_left_to_loop=False, held=[]), self.place)
 
     @property
     def is_in(self) -> bool:
@@ -586,7 +586,7 @@ class _StreamedCall(_streams.Steps):
     def go_in(self) -> None:
         """Bring the caller into the call, unless it is there or the call is over."""
         if not self.is_in and self.running.ending:
-            self.running.token = context.attach(self.around)
+            self.running.token = context.attach(self.running.within)
 
     def go_out(self) -> None:
         """Bring the caller back; the call goes on where it was."""
@@ -622,13 +622,18 @@ def _as_stream(running: _Running, stream: Any) -> Any:
     held = [stream]
     if not inspect.isasyncgen(stream):
         running.held = held
-    return _streams.proxy(held, _StreamedCall(running, context.get_current(), place))
+    return _streams.proxy(held, _StreamedCall(running, place))
 
 
 def _place_of(running: _Running) -> _streams.Place:
-    """Answer where the steps of a call go on that is current right now."""
+    """Answer where the steps of a call go on that is current right now.
+
+    Where another implementation of OpenTelemetry's context is installed, it is not known what to keep apart.
+    """
     token: object = running.token
     own = token.var if isinstance(token, contextvars.Token) else None
+    if own is not None and context.get_current() is not running.within:
+        return _streams.BorrowedPlace(own)
     return _streams.Place(contextvars.copy_context(), own)
 
 
@@ -772,11 +777,17 @@ def handle_of(stream: object) -> FeedbackHandle | None:
 def collect_handles() -> Iterator[CollectedHandles]:
     """Gather the handles of all captured calls and LLM spans of this context, child tasks included.
 
-    A concurrent request, in a context of its own, adds nothing.
+    A concurrent request, in a context of its own, adds nothing; nor does a thread, unless it is given the context, by
+    `contextvars.copy_context().run`, `asyncio.to_thread` or OpenTelemetry's instrumentation of threads. A generator
+    must not yield inside of the block, unless it is captured itself: until it goes on, its consumer would be inside.
+
+    Yields:
+        A sequence of the handles in the order of the calls' starts, one for each span, with `last`, the newest,
+        `by_operation("chat")` and `by_name("answer")`.
     """
     collection = CollectedHandles()
-    token = context.attach(with_collection(collection))
+    token: Any = context.attach(with_collection(collection))
     try:
         yield collection
     finally:
-        context.detach(token)
+        _detach(token)

@@ -85,6 +85,30 @@ class Place:
                 _unset(self._set_outside.pop(variable))
 
 
+class BorrowedPlace(Place):
+    """The consumer's own context, for a function that has left something attached in its caller's.
+
+    Its tokens are good nowhere else, if they are there. So the variable alone is exchanged for each step.
+    """
+
+    __slots__ = ("_current",)
+
+    def __init__(self, own: ContextVar[Any]) -> None:
+        super().__init__(copy_context(), own)
+        self._current = own.get()
+
+    def run(self, step: Callable[..., Any], *arguments: Any) -> Any:
+        """Make a step."""
+        own: Any = self._own
+        before = own.get()
+        own.set(self._current)
+        try:
+            return step(*arguments)
+        finally:
+            self._current = own.get()
+            own.set(before)
+
+
 def _remember(tokens: dict[ContextVar[Any], Token[Any]], token: Token[Any]) -> None:
     """Keep what unsets a variable that was not set before."""
     if token.old_value is Token.MISSING:
@@ -115,10 +139,6 @@ class Steps:
 
     def has_result(self, result: Any) -> Any:
         """Hear of the result that was awaited; answer what stands in for it."""
-        raise NotImplementedError
-
-    def was_interrupted(self, error: BaseException) -> None:
-        """Hear of what may have been the end, unless another step follows."""
         raise NotImplementedError
 
     def has_ended(self, error: BaseException | None) -> None:
@@ -278,18 +298,19 @@ def bare(stream: Any) -> Any:
 
 
 def _end_by(self: Captured, error: BaseException, *, closes: bool = False) -> None:
-    """Say how a step has ended a stream; to be closed early is no error of it, nor that nobody waits for the closing.
+    """Say that a step has ended a stream, and how, unless it may go on.
 
-    An asynchronous iterator may go on after somebody ceased to wait for its next item, unless it is a generator.
+    A generator goes on if it has its frame still: it was in the middle of another step. Any other asynchronous iterator
+    may, after somebody ceased to wait for its next item.
     """
-    stream, steps = self._otel_feedback_stream, self._otel_feedback_steps
-    kind = type(stream)
-    is_cancelled = isinstance(error, asyncio.CancelledError)
-    if is_cancelled and not closes and hasattr(kind, "__anext__") and kind not in _FRAMES:
-        steps.was_interrupted(error)
-    elif kind not in _FRAMES or _is_over(stream):
-        is_end = isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit)) or (is_cancelled and closes)
-        steps.has_ended(None if is_end else error)
+    stream = self._otel_feedback_stream
+    if type(stream) in _FRAMES:
+        goes_on = not _is_over(stream)
+    else:
+        goes_on = isinstance(error, asyncio.CancelledError) and hasattr(type(stream), "__anext__") and not closes
+    if not goes_on:
+        is_end = isinstance(error, (StopIteration, StopAsyncIteration, GeneratorExit))
+        self._otel_feedback_steps.has_ended(None if is_end else error)
 
 
 _FRAMES: Mapping[type, str] = {

@@ -51,14 +51,16 @@ VARIABLES: Mapping[str, Variable] = {
         "sqlite:///.otel_feedback/feedback.db", "`sqlite:///path` (four slashes: absolute) or `memory:`"
     ),
     OTEL_FEEDBACK_KEY_WAIT_MILLIS: Variable("1000", "how long a look-up waits for a key not yet there"),
-    OTEL_FEEDBACK_ON_UNKNOWN_KEY: Variable("raise", "then raise, or keep it until the key turns up", ("raise", "park")),
+    OTEL_FEEDBACK_ON_UNKNOWN_KEY: Variable(
+        "raise", "then `raise`, or `park`: keep it until the key turns up", ("raise", "park")
+    ),
     OTEL_FEEDBACK_DURABILITY: Variable(
         "disk", "`disk` survives a power cut, `process` a killed process", ("disk", "process")
     ),
     OTEL_FEEDBACK_DELIVERY: Variable("thread", "`none` where another process delivers", ("thread", "none")),
     OTEL_FEEDBACK_ON_UNSAMPLED: Variable(
         "skip",
-        "feedback on a span that was not sampled: skip it, or export it all the same",
+        "feedback on a span that was not sampled: `skip` it, or `export` it all the same",
         ("skip", "export"),
     ),
     OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: Variable("2000", "how long a process may go on delivering at its exit"),

@@ -466,7 +466,8 @@ class Drive:
 
 ONE_TASK = ("in one task", "in a new task each")
 BROKEN: dict[str, Any] = {"options": {"fails": True}, "fails": True}
-WAITING: dict[str, Any] = {"options": {"waits": True}, "fails": True, "places": ("in one task",)}
+# To be cancelled is no failure.
+WAITING: dict[str, Any] = {"options": {"waits": True}, "places": ("in one task",)}
 SOON: dict[str, Any] = {"ends_at_once": False}
 
 DRIVES: dict[str, Drive] = {

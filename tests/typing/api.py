@@ -115,7 +115,7 @@ with_arguments("q", "m")  # type: ignore[call-arg]  # pyright: ignore[reportCall
 Agent().method()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 Agent.static_method(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 of.capture(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-of.capture(bare, key="flag")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+assert_type(of.capture(partial(bare, "q"), key="flag"), partial[list[str]])
 of.capture(key=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 of.capture(target="span")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
