@@ -25,6 +25,7 @@ from itertools import count, takewhile
 from pathlib import Path
 from types import FrameType, GeneratorType
 from typing import Any, Literal
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from opentelemetry import context, trace
@@ -1898,10 +1899,11 @@ def test_a_call_ends_with_a_future_of_asyncio(
     assert ["Future exception was never retrieved"] * (ending == "an error") == told
 
 
-class BrokenFuture:
+class BrokenFuture(Future[None]):
     """Somebody's future whose callbacks do not work, or whose end cannot be asked for."""
 
     def __init__(self, *, takes_callbacks: bool) -> None:
+        super().__init__()
         self.takes_callbacks = takes_callbacks
         self.callbacks: list[Callable[[BrokenFuture], None]] = []
 
@@ -1934,6 +1936,162 @@ def test_a_broken_future_is_handed_out_all_the_same(
     assert [("UNSET", None)] == statuses(spans)
     assert 1 == provider._capture_errors
     assert inside() is None
+
+
+def test_what_only_takes_callbacks_is_a_result(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    An object of somebody's own that has a method of the name is given back as it is, and is never asked to call.
+    """
+    asked: list[object] = []
+
+    class Signal:
+        def add_done_callback(self, callback: object) -> None:
+            asked.append(callback)
+
+    signal = Signal()
+
+    assert signal is of.capture(lambda: signal)()
+    assert ([], [("UNSET", None)]) == (asked, statuses(spans))
+
+
+@pytest.mark.parametrize("make", [MagicMock, AsyncMock], ids=["mock", "asynchronous mock"])
+def test_a_mock_is_a_result(make: Any, provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    What a test of the application lets a captured function answer comes back as it is, whatever it can be asked for.
+    """
+    mock = make()
+
+    assert mock is of.capture(lambda: mock)()
+    assert [("UNSET", None)] == statuses(spans)
+
+
+def test_a_key_that_would_have_to_be_awaited_is_refused() -> None:
+    """
+    A function of the result that is a coroutine function is a TypeError at decoration.
+    """
+
+    async def key(result: object) -> str:
+        return str(result)
+
+    with pytest.raises(TypeError, match="a function of the result, not"):
+        of.capture(key=key)(plain)
+
+
+def test_an_iterator_may_begin_anew_when_it_is_asked_for(
+    provider: of.FeedbackProvider, spans: InMemorySpanExporter
+) -> None:
+    """
+    The stream's own `__iter__` is what a loop begins with, and another iterator that it answers is a stream as well.
+    """
+
+    class Anew:
+        def __iter__(self) -> Anew:
+            self.left = 2
+            return self
+
+        def __next__(self) -> str | None:
+            self.left -= 1
+            if self.left < 0:
+                raise StopIteration
+            return inside()
+
+    class Another:
+        def __iter__(self) -> Iterator[str | None]:
+            yield inside()
+
+        def __next__(self) -> str | None:
+            raise StopIteration
+
+    anew = of.capture(Anew)()
+    own = of.handle_of(anew)
+    another = of.capture(Another)()
+    others = of.handle_of(another)
+
+    assert own is not None
+    assert others is not None
+    assert [own.span_id] * 2 == list(anew)
+    assert [others.span_id] == list(another)
+    assert [("UNSET", None)] * 2 == statuses(spans)
+
+
+def test_what_a_function_leaves_attached_is_there_at_each_step_and_nowhere_else(
+    provider: of.FeedbackProvider,
+    tracer_provider: TracerProvider,
+    spans: InMemorySpanExporter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    As some instrumentations do: a span that the function attaches is detached by the stream that it returns.
+    """
+    tracer = tracer_provider.get_tracer("app")
+
+    @of.capture
+    def answer() -> Iterator[tuple[str | None, bool]]:
+        span = tracer.start_span("chat")
+        token = context.attach(trace.set_span_in_context(span))
+
+        def items() -> Iterator[tuple[str | None, bool]]:
+            yield inside(), trace.get_current_span() is span
+            yield inside(), trace.get_current_span() is span
+            context.detach(token)
+            span.end()
+
+        return items()
+
+    stream = answer()
+    handle = of.handle_of(stream)
+    seen = [(item, trace.get_current_span().is_recording()) for item in stream]
+
+    assert handle is not None
+    assert [((handle.span_id, True), False)] * 2 == seen
+    assert ["chat", "answer"] == [span.name for span in spans.get_finished_spans()]
+    assert [] == [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")]
+
+
+def test_what_closes_a_stream_takes_what_it_takes(provider: of.FeedbackProvider, spans: InMemorySpanExporter) -> None:
+    """
+    A client's own arguments of `close` arrive by their names.
+    """
+
+    class Socket:
+        def __next__(self) -> int:
+            return 1
+
+        def close(self, *, code: int) -> int:
+            return code
+
+    assert 1001 == of.capture(Socket)().close(code=1001)
+    assert [("UNSET", None)] == statuses(spans)
+
+
+def test_calls_that_start_one_another_do_not_hold_one_another(provider: of.FeedbackProvider) -> None:
+    """
+    A task that starts the next one before it ends leaves nothing behind, however long that goes on.
+    """
+
+    @of.capture
+    async def tick(left: int) -> None:
+        lengths.append(sum(1 for _ in ancestors(_correlate.call_in())))
+        if left:
+            tasks.append(asyncio.get_running_loop().create_task(tick(left - 1)))
+        await asyncio.sleep(0)
+
+    def ancestors(call: Any) -> Iterator[Any]:
+        while call is not None:
+            yield call
+            call = call.parent
+
+    async def main() -> None:
+        await tick(50)
+        while tasks:
+            await tasks.pop()
+
+    lengths: list[int] = []
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+
+    assert 51 == len(lengths)
+    assert max(lengths) <= 3
 
 
 # --- streams, where something is missing -------------------------------------------------------------------------

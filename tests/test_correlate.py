@@ -240,6 +240,41 @@ def test_a_store_that_cannot_be_opened_is_tried_again(
     assert [binding("m-1"), binding("m-2")] == bound
 
 
+def test_the_thread_outlives_whatever_a_store_of_somebodys_own_raises(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    An error that is no `StoreError` is told by its type alone, and the keys are written when it is over.
+    """
+    is_bound, has_failed = threading.Event(), threading.Event()
+
+    def open_store() -> None:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise OSError("secret")
+
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: is_bound.set(), open_store=open_store)
+    correlator.start()
+    correlator.bind(binding())
+
+    assert is_bound.wait(10)
+    assert ["keys could not be written: OSError"] == caplog.messages
+    correlator.shutdown()
+
+
+def test_a_flush_in_the_middle_of_a_flush_does_not_wait_for_itself(store: FaultyStore) -> None:
+    """
+    A finaliser, or the handler of a signal, that looks a key up while its own thread writes finds what is there.
+    """
+    found: list[object] = []
+    correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: None, open_store=store.open)
+    store.on_bind = lambda: found.extend([correlator.flush(), correlator.find("m-1")])
+    correlator.bind(binding("m-1"))
+
+    assert correlator.flush()
+    assert [False, ()] == found
+
+
 def test_with_nothing_to_write_the_store_is_not_opened(store: FaultyStore) -> None:
     """
     A process that binds no key opens no store, not at its end either.
@@ -376,13 +411,13 @@ def test_too_many_waiting_bindings_lose_the_oldest(
     correlator: Correlator, store: FaultyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    Beyond the limit the oldest bindings are given up, counted in the log, and the newest are written.
+    Beyond the limit the oldest bindings are given up, told in the log whenever there are twice as many.
     """
     store.is_broken = True
     for number in range(MAX_WAITING_BINDINGS):
         correlator.bind(binding(f"m-{number}"))
     correlator.flush()
-    for number in (1, 2):
+    for number in (1, 2, 3):
         correlator.bind(binding(f"late-{number}"))
         correlator.flush()
     store.is_broken = False
@@ -390,7 +425,7 @@ def test_too_many_waiting_bindings_lose_the_oldest(
 
     lost = [message for message in caplog.messages if "lost" in message]
     assert [f"{count} keys were lost: the store cannot be written" for count in (1, 2)] == lost
-    assert ["m-2", "late-2", MAX_WAITING_BINDINGS] == [
+    assert ["m-3", "late-3", MAX_WAITING_BINDINGS] == [
         store.groups[0][0].key,
         store.groups[0][-1].key,
         len(store.groups[0]),

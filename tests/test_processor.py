@@ -514,19 +514,26 @@ def test_of_several_calls_within_a_call_the_answer_tells_which_it_is(tracer: tra
     assert [span_id(each) for each in within] == ended(collected)
 
 
+ANSWERED = {"gen_ai.operation.name": "chat", "gen_ai.response.id": "r-1"}
+
+
 def test_two_spans_of_one_answer_side_by_side_are_one_call(tracer: trace.Tracer, feedback: of.FeedbackProvider) -> None:
     """
-    Within one trace the span that ended first is captured; in another trace the same id means another call.
+    At the same time in one trace the span that ended first is captured; later, or elsewhere, it is another call.
     """
     with of.collect_handles() as collected:
         with tracer.start_as_current_span("server"):
+            other = tracer.start_span("chat", attributes={**ANSWERED, "session.id": "c-1"})
             first = call_model(tracer, gen_ai__response__id="r-1")
-            call_model(tracer, gen_ai__response__id="r-1", session__id="c-1")
-        conversation = feedback.handle_for_key("c-1", key_kind="conversation")
+            other.end()
+            conversation = feedback.handle_for_key("c-1", key_kind="conversation")
+            later = call_model(tracer, gen_ai__response__id="r-1")
+            newest = feedback.handle_for_key("r-1")
         elsewhere = call_model(tracer, gen_ai__response__id="r-1")
 
-    assert [span_id(first), span_id(elsewhere)] == ended(collected)
+    assert [span_id(each) for each in (first, later, elsewhere)] == ended(collected)
     assert span_id(first) == conversation.span_id
+    assert span_id(later) == newest.span_id
 
 
 def test_only_the_newest_calls_are_remembered(tracer: trace.Tracer, feedback: of.FeedbackProvider) -> None:
@@ -534,12 +541,13 @@ def test_only_the_newest_calls_are_remembered(tracer: trace.Tracer, feedback: of
     After many others the same answer is a call again: what is remembered of the past is bounded.
     """
     with of.collect_handles() as collected, tracer.start_as_current_span("server"):
+        again = tracer.start_span("chat", attributes=ANSWERED)
         first = call_model(tracer, gen_ai__response__id="r-1")
         for number in range(2 * processor.RECENT_SPANS):
             call_model(tracer, gen_ai__response__id=f"other-{number}")
-        again = call_model(tracer, gen_ai__response__id="r-1")
+        again.end()
 
-    assert [span_id(first), span_id(again)] == [collected[0].span_id, collected[-1].span_id]
+    assert [span_id(again), span_id(first)] == [each.span_id for each in collected[:2]]
 
 
 def test_a_captured_call_that_calls_itself_an_llm_span_stays_collected(

@@ -1265,6 +1265,24 @@ class TestCapture:
         assert took_millis < BUSY_TIMEOUT_MILLIS / 2
         assert f"{101:016x}" == provider.handle_for_key("m-100").span_id
 
+    def test_an_exporter_that_cannot_start_costs_no_key(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        Whatever an exporter of somebody's own raises is told without its text, and the keys are kept.
+        """
+
+        class Unstartable(InMemoryFeedbackExporter):
+            def start(self) -> None:
+                raise ValueError(text)
+
+        text = "secret"
+        provider = make(Unstartable(), store="sqlite:///feedback.db", delivery="thread")
+        provider.bind_key(HANDLE, "m-1")
+        wait_until(lambda: find("m-1") == [HANDLE.span_id])
+
+        (line,) = [message for message in caplog.messages if "nothing is delivered" in message]
+        assert "ValueError" in line
+        assert "secret" not in line
+
     def test_a_process_that_cannot_deliver_keeps_its_keys(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         """
         An exporter without its key costs no captured call its own: one line says that nothing goes out from here.

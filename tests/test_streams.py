@@ -855,6 +855,36 @@ def test_a_marked_generator_is_awaited_and_iterated(ears: Ears, stand_in: Wrap) 
     assert [None] == list(stand_in(generator_coroutine()))
 
 
+def test_a_borrowed_place_exchanges_one_variable_for_each_step() -> None:
+    """
+    What was set where a stream was made is set again at each step, and the consumer's own is there between them.
+    """
+    token = OWN.set("the maker's")
+    place = _streams.BorrowedPlace(OWN)
+    OWN.reset(token)
+    seen = [place.run(OWN.get), OWN.get()]
+    place.run(OWN.set, "the body's")
+    seen += [OWN.get(), place.run(OWN.get), OWN.get()]
+
+    assert ["the maker's", "the consumer's", "the consumer's", "the body's", "the consumer's"] == seen
+
+
+def test_what_answers_itself_is_over_when_it_was_awaited(ears: Ears, stand_in: Wrap) -> None:
+    """
+    An object that is awaited for being ready gives its stand-in, and its call has ended.
+    """
+
+    class Pool:
+        def __await__(self) -> Generator[Any, Any, Pool]:
+            yield from asyncio.sleep(0).__await__()
+            return self
+
+    pool = stand_in(Pool())
+
+    assert pool is asyncio.run(as_awaited(pool))
+    assert [("end", None)] == ears.heard
+
+
 async def as_awaited(awaited: Any) -> Any:
     return await awaited
 

@@ -154,6 +154,8 @@ def _call_of(provider: ActiveProvider, around: Span, opened: Span | None, outer:
     # Without an SDK a tracer passes its parent's span on, which is the caller's: not what was captured here.
     if not own.is_valid or (opened is not None and own.span_id == around.get_span_context().span_id):
         return Call(INVALID, outer)
+    if outer is not None:
+        outer.forget_ended()
     # One that is not recording does not know its start.
     started_at = getattr(span, "start_time", None)
     if started_at is None or not is_time(started_at):
@@ -191,6 +193,8 @@ def _finish(
     """End a call, once, and bind what its key has turned out to be or to mean; whatever goes wrong is counted."""
     if running is None:
         return
+    # First of all, as a Ctrl-C may strike in the middle of the rest.
+    _leave(running)
     try:
         running.ending.pop()
     except IndexError:
@@ -231,7 +235,6 @@ def _end(running: _Running, error: BaseException | None, ended_at: int | None) -
     """
     call, span = running.call, running.span
     call.has_ended = True
-    _leave(running)
     if span is None:
         return
     try:
@@ -242,10 +245,10 @@ def _end(running: _Running, error: BaseException | None, ended_at: int | None) -
     finally:
         if span.is_recording():
             span.end(ended_at)
-    if call.known is not INVALID:
-        note_end(span.get_span_context().span_id)
-        for collection in running.collections:
-            collection.add(call.handle)
+        if call.known is not INVALID:
+            note_end(span.get_span_context().span_id)
+            for collection in running.collections:
+                collection.add(call.handle)
 
 
 def _read_key(running: _Running, result: Any) -> str | None:
@@ -270,11 +273,7 @@ def _meant(running: _Running) -> FeedbackHandle:
 def _is_free(running: _Running, key: str) -> bool:
     """Tell whether no enclosing call has the same key: that one is what the key means then."""
     outer = running.call.parent
-    while outer is not None:
-        if key in outer.keys:
-            return False
-        outer = outer.parent
-    return True
+    return outer is None or all(key not in enclosing.keys for enclosing in outer.enclosing())
 
 
 def _promise(running: _Running, key: str) -> None:
@@ -471,7 +470,7 @@ def capture(
 
         key: the name of a parameter that holds your own id of the answer, or a function that takes the result and
             answers the id; of a stream it takes each item until it answers something. What such a function raises is
-            counted and never reaches the caller.
+            counted and never reaches the caller. Where a decorator adds arguments of its own, capture below it.
 
         name: the span's name.
 
@@ -491,7 +490,7 @@ def capture(
 
 def _decorate(function: F, *, key: Key, name: str | None, target: Target, span: bool) -> F:
     """Wrap a function."""
-    if not (key is None or isinstance(key, str) or callable(key)):
+    if not (key is None or isinstance(key, str) or callable(key)) or inspect.iscoroutinefunction(key):
         raise TypeError(f"@capture(key=…) takes a parameter's name or a function of the result, not {key!r}")
     if target not in get_args(Target):
         raise TypeError(f"@capture(target=…) is one of {', '.join(get_args(Target))}, not {target!r}")
@@ -727,11 +726,12 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
                 if provider is not None and provider.is_tracing:
                     running = _start(provider, self._name, attributes=self._attributes)
                     self._running.append(running)
+                    return running.call.handle
         except BaseException as error:
             if running is not None:
                 self._end(running, error)
             raise
-        return INVALID if running is None else running.call.handle
+        return INVALID
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -739,8 +739,9 @@ class capture_span:  # noqa: N801 (it reads as a function, and is one of the pub
         """End the call of this instance that this context is in."""
         call = call_in()
         ours = [running for running in self._running if running.call is call]
-        # A generator may be closed in another context than it was started in: then it is the newest.
-        for running in ours or self._running[-1:]:
+        # A generator may be closed in another context than it was started in; of several nobody knows which is meant.
+        alone = self._running[:] if len(self._running) == 1 else []
+        for running in ours or alone:
             self._end(running, error)
 
     def _end(self, running: _Running, error: BaseException | None) -> None:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast, overload
 
@@ -87,6 +88,13 @@ class Call:
         open_span = self.span
         own = self.handle.context if open_span is None else open_span.get_span_context()
         return own.span_id == span.span_id and own.trace_id == span.trace_id
+
+    def forget_ended(self) -> None:
+        """Let go of the calls around that have ended: calls that start one another go on for ever, and are a chain."""
+        parent = self.parent
+        while parent is not None and parent.has_ended:
+            parent = parent.parent
+        self.parent = parent
 
     def enclosing(self) -> Iterator[Call]:
         """Go outwards, from this call on, over the calls that have not ended."""
@@ -289,6 +297,8 @@ class _Waiting:
 
     bindings: list[Binding] = field(default_factory=list)
     lost: int = 0
+    # How many of these the log has told of; it tells again at twice as many.
+    told: int = 0
 
 
 class Correlator:
@@ -323,6 +333,7 @@ class Correlator:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting = _Waiting()
         self._lock = threading.Lock()
+        self._writer: int | None = None
         self._has_store = True
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -350,19 +361,36 @@ class Correlator:
 
     def flush(self) -> bool:
         """Do what waits, and write everything that was bound until now; say whether it went."""
-        while not self._actions.empty():
-            self._actions.get()()
-        with self._lock:
+        self._act()
+        if self._writer == threading.get_ident():
+            return False  # a finaliser or a signal's handler has come in the middle of this very flush
+        with self._writing():
             self._drain()
             has_nothing = not self._waiting.bindings
         if has_nothing:
             return True  # for which no store need be opened
         can_write = self._can_write()
-        with self._lock:
+        with self._writing():
             self._drain()
             is_written = can_write and self._write()
         self._write_late()
         return is_written
+
+    def _act(self) -> None:
+        """Do what was to be done later."""
+        with suppress(queue.Empty):
+            while True:
+                self._actions.get_nowait()()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the one that writes."""
+        with self._lock:
+            self._writer = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._writer = None
 
     def find(self, key: str, kind: str | None = None, *, waits: bool = True) -> Sequence[FeedbackHandle]:
         """Answer the calls that a key names, newest first, waiting a little for a key that is not there yet."""
@@ -403,9 +431,17 @@ class Correlator:
             self._bell.get()
             # A moment for others to join the group; a stop cuts it short.
             self._stopped.wait(GROUP_MILLIS / 1_000)
-            if not self.flush():
+            if not self._try_to_flush():
                 self._stopped.wait(STORE_RETRY_MILLIS / 1_000)
                 self._ring()
+
+    def _try_to_flush(self) -> bool:
+        """Flush in the thread, which outlives whatever goes wrong with a store or an exporter of somebody's own."""
+        try:
+            return self.flush()
+        except Exception as error:  # noqa: BLE001 (the boundary to foreign stores)
+            logger.error("keys could not be written: %s", type(error).__name__)  # noqa: TRY400 (the text may quote a key)
+            return False
 
     def _write_late(self) -> None:
         """After the stop, write what is in the queue, waiting for nobody.
@@ -482,7 +518,9 @@ class Correlator:
         if (surplus := len(bindings) - MAX_WAITING_BINDINGS) > 0:
             del bindings[:surplus]
             self._waiting.lost += surplus
-            logger.error("%d keys were lost: the store cannot be written", self._waiting.lost)
+            if self._waiting.lost >= 2 * self._waiting.told:
+                self._waiting.told = self._waiting.lost
+                logger.error("%d keys were lost: the store cannot be written", self._waiting.lost)
 
 
 def _binding_of(taken: Binding | Promise) -> Sequence[Binding]:

@@ -601,9 +601,9 @@ def _record_from(read: dict[str, Any], revision: int = 0) -> FeedbackRecord:
 
 def _handle_fields(handle: FeedbackHandle) -> dict[str, Any]:
     context = handle.context
-    written: dict[str, Any] = {"context": [f"{context.trace_id:x}", f"{context.span_id:x}", int(context.trace_flags)]}
+    written: dict[str, Any] = {"context": [handle.trace_id, handle.span_id, int(context.trace_flags)]}
     if handle.root:
-        written["root"] = f"{handle.root:x}"
+        written["root"] = handle.root_span_id
     if handle.started_at is not None:
         written["started_at"] = handle.started_at
     if handle.ended_at is not None:

@@ -12,6 +12,7 @@ This file does not know what a captured call is: only that somebody wants to hea
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import sys
 import threading
@@ -184,9 +185,13 @@ def kind_of(result: Any) -> str | None:
     A stream iterates, or is awaited, or is a manager of one.
     """
     kind: Any = type(result)
+    # A mock has whatever it is asked for, and a test wants it back as it is.
+    mock = sys.modules.get("unittest.mock")
+    if mock is not None and isinstance(result, mock.NonCallableMock):
+        return None
     if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
         return "stream"
-    if hasattr(kind, "add_done_callback"):
+    if asyncio.isfuture(result) or isinstance(result, concurrent.futures.Future):
         return "future"
     enters = hasattr(kind, "__enter__") or hasattr(kind, "__aenter__")
     return "stream" if hasattr(kind, "__await__") or (enters and _can_only_be_entered(kind)) else None
@@ -342,9 +347,10 @@ def _has_entered(self: Captured, entered: Any) -> Any:
 def _step(name: str, then: Callable[[Captured, Any], Any]) -> Callable[..., Any]:
     """Make the method that makes one step."""
 
-    def step(self: Captured, *arguments: Any) -> Any:
+    def step(self: Captured, *arguments: Any, **options: Any) -> Any:
+        method = _introduced(self, name)
         try:
-            result = self._otel_feedback_steps.place.run(_introduced(self, name), *arguments)
+            result = self._otel_feedback_steps.place.run(partial(method, **options) if options else method, *arguments)
         except BaseException as error:
             _end_by(self, error)
             raise
@@ -510,12 +516,20 @@ def _as_it_is(_: Captured, result: Any) -> Any:
 
 
 def _itself(self: Captured) -> Captured:
-    """Answer the iterator of an iterator."""
+    """Answer the iterator of a generator."""
     return self
+
+
+def _has_iterator(self: Captured, iterator: Any) -> Any:
+    """Stand in for the iterator of a stream, which mostly is the stream itself."""
+    return self if iterator is self._otel_feedback_stream else proxy([iterator], self._otel_feedback_steps)
 
 
 def _has_result(self: Captured, result: Any) -> Any:
     """Take the result of what was awaited, which is the end unless it is a stream in turn."""
+    if result is self._otel_feedback_stream:
+        self._otel_feedback_steps.has_ended(None)
+        return self
     return self._otel_feedback_steps.has_result(result)
 
 
@@ -568,7 +582,7 @@ _MANAGER_METHODS: Mapping[str, Callable[..., Any]] = {
     "__aexit__": _aleave_manager,
 }
 _COROUTINE_METHODS: Mapping[str, Callable[..., Any]] = {name: _part(name) for name in ("__next__", "send", "throw")}
-# An iterator is its own iterator; what only makes iterators goes on making them.
+# An iterator is its own iterator, mostly; what only makes iterators goes on making them.
 _ITERATION = {"__iter__": "__next__", "__aiter__": "__anext__"}
 # What is special about a stream's type is forwarded, but for what every class has of its own.
 _OWN = {*dir(Captured), "__dict__", "__del__", "__class_getitem__"} - {
@@ -594,7 +608,8 @@ def _class_for(kind: Any, is_awaited: bool) -> type[Captured]:  # noqa: FBT001 (
         body["__del__"] = _let_go
     if is_awaited or issubclass(kind, types.CoroutineType):
         body |= {name: method for name, method in _COROUTINE_METHODS.items() if name in names} | {"__await__": _await}
-    body |= {name: _itself for name, step in _ITERATION.items() if {name, step} <= names}
+    iterators = {name for name, step in _ITERATION.items() if {name, step} <= names}
+    body |= {name: _itself if kind in _FRAMES else _step(name, _has_iterator) for name in iterators}
     return type(kind.__name__, (Captured,), {"__slots__": (), "__doc__": kind.__doc__, **body})
 
 

@@ -216,7 +216,7 @@ def _keep(ended: LLMSpan, live: LiveSpan, provider: ActiveProvider) -> LLMSpan:
     A call that two instrumentations see is one call: the span within stays the captured one, whichever ends first.
     """
     around = _ended_around(ended.handle, live)
-    known = _ended_within(ended.handle, live) or (None if around is not None else _ANSWERED.get(_answer(ended.handle)))
+    known = _ended_within(ended.handle, live) or (None if around is not None else _answered_beside(ended.handle))
     if known is not None:
         _take_out(live)
         is_news = _complete(known, ended)
@@ -248,6 +248,12 @@ def _ended_around(handle: FeedbackHandle, live: LiveSpan) -> LLMSpan | None:
         ):
             return around
     return None
+
+
+def _answered_beside(handle: FeedbackHandle) -> LLMSpan | None:
+    """Find the span of the same answer that was captured while this one ran: gateways use an id again, later."""
+    known = _ANSWERED.get(_answer(handle))
+    return known if known is not None and _overlap(known.handle, handle) else None
 
 
 def _may_be_one(one: FeedbackHandle, other: FeedbackHandle) -> bool:

@@ -329,8 +329,11 @@ class FeedbackProvider:
         """
         try:
             self._running()
-        except ConfigurationError as error:
-            logger.error("nothing is delivered from this process: %s", error)  # noqa: TRY400 (it says all there is)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 (the boundary to exporters)
+            why = error if isinstance(error, ConfigurationError) else where(error)
+            logger.error("nothing is delivered from this process: %s", why)  # noqa: TRY400 (it says all there is)
             self._store.open()
 
     def _running(self) -> _Engine:
