@@ -466,7 +466,8 @@ def capture(
     Args:
         function: a function or coroutine function, a method, class method or static method, a partial, or an object
             that is callable. Where it returns a stream (a generator, an iterator, a client's stream object, each
-            synchronous or asynchronous), an awaitable or a future, the call ends when that does.
+            synchronous or asynchronous), an awaitable or a future, the call ends when that does; where it returns a
+            context manager, the block is inside of the call (so capture stands above `@contextmanager`).
 
         key: the name of a parameter that holds your own id of the answer, or a function that takes the result and
             answers the id; of a stream it takes each item until it answers something. What such a function raises is
