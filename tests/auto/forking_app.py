@@ -6,10 +6,14 @@ The parent makes a call of its own before and after; each worker makes one, and 
 
 import os
 import sys
+import warnings
 
 from opentelemetry import trace
 
 WORKERS = 3
+
+# From 3.12 on Python warns of any fork with threads, as of the one that writes the keys.
+warnings.simplefilter("ignore", DeprecationWarning)
 
 
 def call(response_id: str) -> None:
