@@ -333,7 +333,9 @@ class FeedbackProvider:
             raise
         except Exception as error:  # noqa: BLE001 (the boundary to exporters)
             why = error if isinstance(error, ConfigurationError) else where(error)
-            logger.error("nothing is delivered from this process: %s", why)  # noqa: TRY400 (it says all there is)
+            # At the end of a process no thread can be started any more (from Python 3.12 on): the next one delivers.
+            level = logging.ERROR if threading.main_thread().is_alive() else logging.DEBUG
+            logger.log(level, "nothing is delivered from this process: %s", why)
             self._store.open()
 
     def _running(self) -> _Engine:
