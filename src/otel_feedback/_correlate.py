@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast, overload
 
@@ -378,9 +378,13 @@ class Correlator:
 
     def _act(self) -> None:
         """Do what was to be done later."""
-        with suppress(queue.Empty):
-            while True:
-                self._actions.get_nowait()()
+        while True:
+            # Another thread may take the last one at the same moment, so nobody asks first whether there is one.
+            try:
+                action = self._actions.get_nowait()
+            except queue.Empty:
+                return
+            action()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
