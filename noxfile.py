@@ -1,4 +1,7 @@
-"""What CI runs, one session each; `nox` alone runs all of them. `bench` is for people: a CI machine tells no time."""
+"""What CI runs, one session each; `nox` alone runs all of them.
+
+`bench` is for people, since a CI machine tells no time, and so is `mutation`, which takes an hour.
+"""
 
 import nox
 
@@ -42,7 +45,7 @@ def core_only(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Run the long forms of the stress and fault tests."""
+    """Run the long forms of the stress and fault tests; all of them take an hour or two, the arguments choose."""
     session.install("-e", ".[test]")
     session.run("pytest", "-m", "chaos", *session.posargs)
 
@@ -59,3 +62,10 @@ def bench(session: nox.Session) -> None:
     """Measure what capture costs beside plain OpenTelemetry, and write the table into the benchmarks' README."""
     session.install("-e", ".")
     session.run("python", "tests/benchmarks/run.py", *session.posargs)
+
+
+@nox.session(default=False)
+def mutation(session: nox.Session) -> None:
+    """Change the code that keeps and delivers judgements, and fail where no test notices; takes an hour."""
+    session.install("-e", ".[dev]")
+    session.run("python", "tests/mutation/run.py", *session.posargs)

@@ -62,7 +62,7 @@ def test_configuring_again_replaces_and_stops_the_one_before() -> None:
     relays = [each for each in tracer_provider._active_span_processor._span_processors if each is processor.RELAY]
     assert after is of.get_feedback_provider()
     assert before._is_shut_down
-    assert ["otel-feedback-correlate", "otel-feedback-deliver-second"] == sorted(
+    assert ["otel-feedback-correlate", "otel-feedback-deliver-keep", "otel-feedback-deliver-second"] == sorted(
         thread.name
         for thread in threading.enumerate()
         if thread.name.startswith(("otel-feedback-correlate", "otel-feedback-deliver"))

@@ -39,7 +39,7 @@ from typing_extensions import Self
 import otel_feedback as of
 from otel_feedback import _active, _capture, _correlate
 from otel_feedback.provider import start_from_environment
-from otel_feedback.stores.sqlite import BUSY_TIMEOUT_MILLIS
+from otel_feedback.stores._sqlite_file import BUSY_TIMEOUT_MILLIS
 
 SETTINGS = of.Settings(key_wait_millis=0)
 

@@ -37,7 +37,7 @@ LONG_MILLIS = 60_000
 
 
 def handle(span_id: int = 1, *, trace_id: int = 1, ended_at: int | None = None) -> FeedbackHandle:
-    return FeedbackHandle(SpanContext(trace_id, span_id, is_remote=False), started_at=1, ended_at=ended_at)
+    return FeedbackHandle(SpanContext(trace_id, span_id, is_remote=True), started_at=1, ended_at=ended_at)
 
 
 def binding(key: str = "m-1", kind: str = APP, of: FeedbackHandle | None = None) -> Binding:
@@ -264,7 +264,7 @@ def test_the_thread_outlives_whatever_a_store_of_somebodys_own_raises(
 
 def test_a_flush_in_the_middle_of_a_flush_does_not_wait_for_itself(store: FaultyStore) -> None:
     """
-    A finaliser, or the handler of a signal, that looks a key up while its own thread writes finds what is there.
+    A finaliser, or the handler of a signal, that looks a key up while its own thread writes it finds it all the same.
     """
     found: list[object] = []
     correlator = Correlator(store, key_wait_millis=0, on_bound=lambda _: None, open_store=store.open)
@@ -272,7 +272,7 @@ def test_a_flush_in_the_middle_of_a_flush_does_not_wait_for_itself(store: Faulty
     correlator.bind(binding("m-1"))
 
     assert correlator.flush()
-    assert [False, ()] == found
+    assert [False, [binding("m-1").handle]] == found
 
 
 def test_with_nothing_to_write_the_store_is_not_opened(store: FaultyStore) -> None:
@@ -352,7 +352,7 @@ class ForeignSpan(NonRecordingSpan):
 
 
 def a_call(span_id: int = 1) -> Call:
-    return Call(span=ForeignSpan(SpanContext(1, span_id, is_remote=False)), root=span_id, started_at=1)
+    return Call(span=ForeignSpan(SpanContext(1, span_id, is_remote=True)), root=span_id, started_at=1)
 
 
 def test_the_key_of_a_call_means_its_handle_when_it_is_written(correlator: Correlator, store: FaultyStore) -> None:
@@ -608,6 +608,29 @@ def test_a_shutdown_writes_the_rest_and_is_idempotent(store: FaultyStore, is_sta
 
     assert ["m-0", "m-1", "m-2"] == [each.key for group in store.groups for each in group]
     assert [] == [thread for thread in threading.enumerate() if thread.name == "otel-feedback-correlate"]
+
+
+def test_an_end_that_may_not_wait_says_nothing_of_keys_that_there_are_not(
+    store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Whether the thread has ended by then is nobody's affair.
+    """
+    is_let_go, is_held = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        is_held.set()
+        is_let_go.wait(10)
+
+    correlator = Correlator(store, key_wait_millis=0, on_bound=nobody, open_store=store.open)
+    correlator.start()
+    correlator.later(hold)
+    assert is_held.wait(10)
+    went = correlator.shutdown(timeout_millis=0)
+    is_let_go.set()
+
+    assert went
+    assert [] == caplog.messages
 
 
 def test_an_end_does_not_wait_longer_than_it_may(store: FaultyStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_feedback import FeedbackHandle, FeedbackRecord, Part, exporters
+from otel_feedback import (
+    BraintrustExporter,
+    ConsoleFeedbackExporter,
+    FeedbackHandle,
+    FeedbackRecord,
+    OrqExporter,
+    Part,
+    WeaveExporter,
+    exporters,
+)
 from otel_feedback.exporters import Success, changes, not_carried, parts_of
 
 HANDLE = FeedbackHandle.from_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -229,7 +238,32 @@ class TestChanges:
         assert {kind for kind, action in todo.items() if action == "replace"} <= now & before
 
 
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("exporter", "orders_by_call"),
+        [
+            (BraintrustExporter("project_name:chat"), True),
+            (OrqExporter(), False),
+            (WeaveExporter("acme/chat"), False),
+            (ConsoleFeedbackExporter(), False),
+            (EXPORTER, False),
+        ],
+    )
+    def test_only_a_vendor_with_one_value_for_all_orders_by_call(self, exporter: Any, orders_by_call: bool) -> None:
+        """
+        Where each judgement has a place of its own, nobody waits for what somebody else said.
+        """
+        assert orders_by_call == getattr(exporter, "orders_by_call", False)
+
+
 class TestResults:
+    @pytest.mark.parametrize("result", exporters.Result.__args__)
+    def test_what_was_not_tried_is_said_of_nothing_else(self, result: Any) -> None:
+        """
+        Only what may be tried again can have been left out; by default it was tried.
+        """
+        assert (True if result is exporters.RetryableFailure else None) == getattr(result("x"), "is_tried", None)
+
     @pytest.mark.parametrize("result", exporters.Result.__args__)
     def test_every_result_has_a_reason(self, result: Any) -> None:
         """

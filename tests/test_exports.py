@@ -158,7 +158,7 @@ class TestLoading:
             ("FeedbackHandle", ["httpx", "sqlite3", "pydantic_core", "opentelemetry.sdk"]),
             ("Feedback", ["httpx", "sqlite3", "opentelemetry.sdk"]),
             ("Settings", ["httpx", "sqlite3", "pydantic_core", "opentelemetry"]),
-            ("MemoryStore", ["httpx", "sqlite3", "opentelemetry.sdk"]),
+            ("MemoryStore", ["httpx", "opentelemetry.sdk"]),
             ("record_feedback", ["httpx"]),
         ],
     )

@@ -425,7 +425,8 @@ def test_a_call_within_a_call_is_one_call(
     assert (outer_id or inner_id) == collected[0].attributes.get("gen_ai.response.id")
     assert span_id(within) == feedback.handle_for_key("c-1", key_kind="conversation").span_id
     if outer_id or inner_id:
-        assert collected[0] == feedback.handle_for_key("r-1")
+        found = feedback.handle_for_key("r-1")
+        assert (collected[0].span_id, collected[0].attributes) == (found.span_id, found.attributes)
 
 
 def test_a_call_whose_outer_span_ends_first_is_one_call(tracer: trace.Tracer, feedback: of.FeedbackProvider) -> None:
@@ -1101,6 +1102,40 @@ else:
     print(feedback.handle_for_key("r-1").is_valid, flush=True)
     os._exit(0)
 """
+
+
+LATE = """
+import sys, threading
+from opentelemetry.sdk.trace import TracerProvider
+
+sys.modules.pop("ipaddress", None)  # pydantic-core loads it when it first writes JSON, if nothing else has
+
+import otel_feedback as of
+
+is_configured, late = False, []
+
+def note(event, arguments):
+    if event == "import" and (is_configured or threading.current_thread() is not threading.main_thread()):
+        late.extend({arguments[0]} - sys.modules.keys())
+
+tracer_provider = TracerProvider()
+sys.addaudithook(note)
+feedback = of.configure(exporters=[], store="memory:", tracer_provider=tracer_provider)
+is_configured = True
+attributes = {"gen_ai.system": "openai", "gen_ai.response.id": "r-1"}
+tracer_provider.get_tracer("app").start_span("chat", attributes=attributes).end()
+feedback.force_flush()
+print(late)
+"""
+
+
+def test_nothing_is_loaded_once_it_is_configured() -> None:
+    """
+    A process that is forked while a thread loads something would wait for it for ever.
+    """
+    ran = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True, timeout=30)
+
+    assert "[]\n" == ran.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -23,6 +23,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanContext, TraceFlags
 
@@ -37,6 +39,7 @@ from otel_feedback import (
     OrqExporter,
     OutboxFullError,
     Part,
+    PauseDestination,
     PermanentFailure,
     Receipt,
     Result,
@@ -49,16 +52,16 @@ from otel_feedback import (
 )
 from otel_feedback._correlate import Correlator
 from otel_feedback.exporters import FeedbackExporter
-from otel_feedback.provider import start_from_environment
-from otel_feedback.stores import UNROUTED, Binding, Entry, Parked
-from otel_feedback.stores.sqlite import BUSY_TIMEOUT_MILLIS
+from otel_feedback.provider import ANY_KIND, start_from_environment
+from otel_feedback.stores import PARKED, UNROUTED, Binding, DestinationStats, Entry, Parked
+from otel_feedback.stores._sqlite_file import BUSY_TIMEOUT_MILLIS
 from otel_feedback.testing import FakeClock, InMemoryFeedbackExporter
 
 Make = Callable[..., FeedbackProvider]
 
 
 def a_handle(number: int = 1, *, is_sampled: bool = True, started_at: int | None = None) -> FeedbackHandle:
-    context = SpanContext(0xABC, number, is_remote=False, trace_flags=TraceFlags(int(is_sampled)))
+    context = SpanContext(0xABC, number, is_remote=True, trace_flags=TraceFlags(int(is_sampled)))
     return FeedbackHandle(context, started_at=started_at)
 
 
@@ -533,9 +536,9 @@ class TestKeys:
 class BoundMeanwhile(MemoryStore):
     """Another process binds the key after it was looked for and before the judgement is parked."""
 
-    def park(self, parked: Parked) -> None:
-        self.bind([Binding("app", parked.key, HANDLE)])
-        super().park(parked)
+    def put_many(self, entries: Sequence[Entry | Parked]) -> None:
+        self.bind([Binding("app", each.key, HANDLE) for each in entries if isinstance(each, Parked)])
+        super().put_many(entries)
 
 
 @pytest.mark.parametrize("key", ["", "\ud800", pytest.param(10**5_000, id="huge"), 1.5])
@@ -670,6 +673,142 @@ class TestParking:
         caller._here().correlator.flush()
 
         assert {"a": "pending"} == states(recorder.status(receipt.id))
+
+    @pytest.mark.parametrize("kind", [None, "app", "response"])
+    def test_what_waited_when_the_process_that_bound_the_key_was_killed_is_joined(
+        self, make: Make, kind: str | None
+    ) -> None:
+        """
+        Whoever keeps the store in order finds it, in another process as well.
+        """
+        store = MemoryStore()
+        recorder = make(InMemoryFeedbackExporter("a"), store=store, on_unknown_key="park")
+        parked = recorder.record(key="m-1", key_kind=kind, name="rating", value=True)
+        store.bind([Binding(kind or "app", "m-1", HANDLE)])
+        keeper = make(InMemoryFeedbackExporter("a"), store=store)
+        keeper.deliver()
+
+        assert {"a": "delivered"} == states(recorder.status(parked.id))
+
+    def test_it_is_redacted_once(self, make: Make) -> None:
+        """
+        Before it is kept, with what each destination may not see; joining it changes nothing more.
+        """
+
+        def hashed(feedback: Feedback) -> Feedback:
+            return replace(feedback, user_id=f"#{feedback.user_id}")
+
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, on_unknown_key="park", redact={"a": hashed})
+        provider.record(key="m-1", name="rating", value=True, user_id="ann")
+        provider._store.bind([Binding("app", "m-1", HANDLE)])
+        provider.deliver()
+
+        assert ["#ann"] == [part.record.user_id for part in exporter.exported]
+
+    @pytest.mark.parametrize("user_id", [None, "#ann"])
+    def test_a_change_of_mind_replaces_what_waited_under_a_redacted_name(self, make: Make, user_id: str | None) -> None:
+        """
+        Although nothing that is kept says who it was: the key does.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        redact = {"a": lambda feedback: replace(feedback, user_id=user_id)}
+        provider = make(exporter, on_unknown_key="park", redact=redact)
+        first = provider.record(key="m-1", name="rating", value=False, user_id="ann")
+        other = provider.record(key="m-1", name="rating", value=True, user_id="ben")
+        provider._store.bind([Binding("app", "m-1", HANDLE)])
+        provider.deliver()
+        second = provider.record(key="m-1", name="rating", value=True, user_id="ann")
+        provider.deliver()
+
+        assert first.id == second.id != other.id
+        assert [("create", False), ("create", True), ("replace", True)] == [
+            (part.action, part.record.value) for part in exporter.exported
+        ]
+
+    def test_an_earlier_word_of_the_same_id_on_another_call_is_not_replaced(self, make: Make) -> None:
+        """
+        A key that now means another call has nothing to do with the one that it meant.
+        """
+        redact = {"a": lambda feedback: replace(feedback, user_id=None)}
+        provider = make(InMemoryFeedbackExporter("a"), on_unknown_key="park", redact=redact)
+        first = provider.record(key="m-1", name="rating", value=True, user_id="ann")
+        provider._store.bind([Binding("app", "m-1", HANDLE)])
+        provider.deliver()
+        provider._store.bind([Binding("app", "m-1", a_handle(7, started_at=2))])
+        second = provider.record(key="m-1", name="rating", value=True, user_id="ann")
+
+        assert first.id != second.id
+
+    def test_one_that_is_taken_back_again_and_again_goes_nowhere(self, make: Make) -> None:
+        """
+        The same person's word for the same key has the same id each time.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, on_unknown_key="park")
+        for _ in range(3):
+            receipt = provider.record(key="m-1", name="rating", value=True, user_id="ann")
+            provider.retract(receipt.id)
+        provider._store.bind([Binding("app", "m-1", HANDLE)])
+        provider.deliver()
+
+        assert () == exporter.exported
+        assert PARKED not in provider.stats()
+
+    def test_one_that_is_pruned_while_it_is_taken_back_is_unknown(self, make: Make) -> None:
+        """
+        Between two looks at it nothing may be left to take back.
+        """
+
+        class Pruning(MemoryStore):
+            def unpark(self, parked_id: str, entry: Entry) -> bool:
+                self.forget("ann")
+                return super().unpark(parked_id, entry)
+
+        provider = make(InMemoryFeedbackExporter("a"), store=Pruning())
+        receipt = provider.record(HANDLE, "rating", True, user_id="ann")
+
+        with pytest.raises(UnknownTargetError, match=receipt.id):
+            provider.retract(receipt.id)
+
+    def test_what_was_accepted_is_accepted_whatever_fails_after_it(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        A key that cannot be looked for once more is looked for later; nothing is raised.
+        """
+
+        class Failing(MemoryStore):
+            looks = 0
+
+            def find(self, kind: str, key: str) -> Sequence[FeedbackHandle]:
+                self.looks += 1
+                if self.looks > looks:
+                    raise StoreError("locked", store="memory:")
+                return super().find(kind, key)
+
+        store, looks = Failing(), 2  # both kinds of key, before it is accepted
+        provider = make(store=store, on_unknown_key="park")
+        receipt = provider.record(key="m-1", name="rating", value=True)
+
+        assert {"unrouted": "parked"} == states(receipt)
+        assert "a judgement waits for its key, which could not be looked up: locked" in caplog.messages
+
+    def test_the_keeper_passes_on_what_the_store_cannot_do(self, make: Make) -> None:
+        """
+        A store that fails there fails the pass.
+        """
+
+        class Broken(MemoryStore):
+            def unpark(self, parked_id: str, entry: Entry) -> bool:
+                raise StoreError("no such disk", store="memory:")
+
+        store = Broken()
+        make(store=store, on_unknown_key="park").record(key="m-1", name="rating", value=True)
+        store.bind([Binding("app", "m-1", HANDLE)])
+
+        with pytest.raises(StoreError, match="no such disk"):
+            make(InMemoryFeedbackExporter("a"), store=store).deliver()
 
     def test_an_exporter_refuses_before_it_is_parked(self, make: Make) -> None:
         """
@@ -895,6 +1034,19 @@ class BrokenTracing(NoOpTracerProvider):
         raise RuntimeError("no flush")
 
 
+def test_an_interrupt_of_a_flush_comes_through(make: Make) -> None:
+    """
+    What an exporter does wrong stays its own; Ctrl-C in it is the user's.
+    """
+
+    class Interrupted(InMemoryFeedbackExporter):
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(Interrupted("a")).force_flush()
+
+
 @pytest.mark.parametrize("wrong", [3, object(), "sqlite:///a\0b", "mysql:///a", "sqlite:///", ""])
 def test_what_is_no_store_is_refused(wrong: Any) -> None:
     """
@@ -1015,6 +1167,36 @@ class TestForceFlush:
         assert not provider.force_flush(10_000)
         assert () == exporter.exported
 
+    def test_what_waits_for_an_exporter_that_is_gone_makes_it_false(
+        self, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        A destination that was renamed, or left out, is named when the next process starts.
+        """
+        url = f"sqlite:///{tmp_path / 'feedback.db'}"
+        with make(InMemoryFeedbackExporter(name="old"), store=url) as first:
+            first.record(HANDLE, "rating", True)
+        with make(InMemoryFeedbackExporter(name="new"), store=url, delivery="thread") as second:
+            second.start()
+            is_flushed = second.force_flush()
+
+        assert not is_flushed
+        assert any("1 judgements wait for old" in message for message in caplog.messages)
+
+    def test_who_leaves_delivery_to_others_is_told_of_none_that_is_gone(
+        self, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        A process that only records knows nothing of the exporters of the one that delivers.
+        """
+        url = f"sqlite:///{tmp_path / 'feedback.db'}"
+        with make(InMemoryFeedbackExporter(name="theirs"), store=url) as worker:
+            worker.record(HANDLE, "rating", True)
+        with make(InMemoryFeedbackExporter(name="mine"), store=url) as web:
+            web.record(HANDLE, "rating", True)
+
+        assert not any("wait for" in message for message in caplog.messages)
+
     def test_an_exporter_that_cannot_flush_makes_it_false(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         """
         What an exporter raises is said in the log and in the answer, and not raised.
@@ -1092,10 +1274,10 @@ class TestShutdown:
         class Gone(MemoryStore):
             is_gone = False
 
-            def next_due(self, destination: str) -> int | None:
+            def next_due(self, destination: str, *, by_call: bool = False) -> int | None:
                 if self.is_gone:
                     raise StoreError("gone", store=self.url)
-                return super().next_due(destination)
+                return super().next_due(destination, by_call=by_call)
 
         store = Gone()
         provider = make(InMemoryFeedbackExporter("a"), store=store, delivery="thread").start()
@@ -1145,7 +1327,7 @@ class TestShutdown:
         with closing(sqlite3.connect(tmp_path / "feedback.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             provider.bind_key(HANDLE, "m-1")
-            wait_until(lambda: threads_in("_connect") == 1)
+            wait_until(lambda: threads_in("_open") == 1)
             began = time.monotonic()
             provider.shutdown(timeout_millis=20)
             took_millis = (time.monotonic() - began) * 1_000
@@ -1213,7 +1395,11 @@ class TestShutdown:
 
         def fail() -> None:
             with make(exporter, delivery="thread") as provider:
-                assert ["otel-feedback-correlate", "otel-feedback-deliver-a"] == our_threads()
+                assert [
+                    "otel-feedback-correlate",
+                    "otel-feedback-deliver-a",
+                    "otel-feedback-deliver-keep",
+                ] == our_threads()
                 assert provider is provider.start()
                 provider.record(HANDLE, "rating", True)
                 raise LookupError
@@ -1258,7 +1444,7 @@ class TestCapture:
                 provider.bind_key(a_handle(number + 1), f"m-{number}")
                 assert provider.tracer is not None
             took_millis = (time.monotonic() - began) * 1_000
-            wait_until(lambda: threads_in("_connect") == 1)
+            wait_until(lambda: threads_in("_open") == 1)
             provider.bind_key(a_handle(101), "m-100")
             other.execute("ROLLBACK")
 
@@ -1466,7 +1652,7 @@ class TestProcesses:
         provider._process.pid = provider._pid = os.getpid()
         provider._is_shut_down = False
 
-        assert ["otel-feedback-correlate", "otel-feedback-deliver-a"] == running
+        assert ["otel-feedback-correlate", "otel-feedback-deliver-a", "otel-feedback-deliver-keep"] == running
         assert not exporter.was_shut_down
 
     def test_a_forked_child_has_a_pipeline_of_its_own(self) -> None:
@@ -1553,3 +1739,464 @@ def test_the_clock_is_the_providers(make: Make) -> None:
     assert record is not None
     assert clock.time_unix_nano() == record.recorded_at_unix_nano == provider.stats()[UNROUTED].oldest_unix_nano
     assert clock is provider.clock
+
+
+# --- delivering in one's own thread, erasing, redacting, measuring -----------------------------------------------
+
+
+class TestDeliver:
+    def test_one_pass_delivers_what_is_due(self, make: Make) -> None:
+        """
+        A program that drives delivery itself gets the account; what had waited unrouted goes along.
+        """
+        store, exporter = MemoryStore(), InMemoryFeedbackExporter("a")
+        make(store=store).record(a_handle(1), "rating", True)
+        provider = make(exporter, store=store)
+        provider.record(a_handle(2), "rating", True)
+        account = provider.deliver()
+
+        assert 2 == len(exporter.exported)
+        assert DestinationStats(recorded=2, delivered=2) == replace(account["a"], oldest_unix_nano=None)
+        assert "otel-feedback-deliver-a" not in our_threads()
+
+    def test_a_pass_ends_where_the_destination_fails(self, make: Make) -> None:
+        """
+        One failure ends the pass there, and the others are not held up by it.
+        """
+        down, up = InMemoryFeedbackExporter("down"), InMemoryFeedbackExporter("up")
+        down.fail_next(RetryableFailure("down"))
+        provider = make(down, up)
+        provider.record(HANDLE, "rating", True)
+        account = provider.deliver()
+
+        assert (1, 1) == (account["down"].pending, account["up"].delivered)
+
+    def test_only_the_first_pass_ends_a_pause(self, make: Make) -> None:
+        """
+        What has paused a destination may have been mended before the process began, and not since.
+        """
+        exporter, store = InMemoryFeedbackExporter("a"), MemoryStore()
+        exporter.fail_next(PauseDestination("401"))
+        provider = make(exporter, store=store)
+        provider.record(HANDLE, "rating", True)
+
+        assert [1, 1] == [provider.deliver()["a"].pending for _ in range(2)]
+        assert 0 == make(exporter, store=store).deliver()["a"].pending
+
+    def test_without_time_nothing_is_begun(self, make: Make) -> None:
+        """
+        A pass that has no time left delivers nothing.
+        """
+        provider = make(InMemoryFeedbackExporter("a"))
+        provider.record(HANDLE, "rating", True)
+
+        assert 1 == provider.deliver(0)["a"].pending
+
+    def test_a_hanging_destination_holds_up_no_flush(self, make: Make) -> None:
+        """
+        A flush ends in time though a request does not, and says that something still waits.
+        """
+
+        class Hanging(InMemoryFeedbackExporter):
+            may_go = threading.Event()
+
+            def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+                self.may_go.wait(30)
+                return super().export(parts)
+
+        exporter = Hanging("a")
+        provider = make(exporter, delivery="thread")
+        provider.record(HANDLE, "rating", True)
+        is_flushed = provider.force_flush(50)
+        exporter.may_go.set()
+
+        assert not is_flushed
+        assert provider.force_flush(30_000)
+
+    def test_much_to_do_is_done_by_several_threads(self, make: Make) -> None:
+        """
+        As many threads as there may be are in the exporter at once when there is a backlog, and no more.
+        """
+
+        class Meeting(InMemoryFeedbackExporter):
+            barrier = threading.Barrier(3)
+
+            def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+                self.barrier.wait(30)
+                return super().export(parts)
+
+        exporter = Meeting("a")
+        provider = make(exporter, delivery="thread", concurrency=3, max_export_batch_size=1)
+        provider.record_many([Feedback(target=a_handle(number), name="rating", value=True) for number in range(1, 4)])
+
+        assert provider.force_flush(30_000)
+        assert 3 == len(exporter.exported)
+        assert 3 == our_threads().count("otel-feedback-deliver-a")
+
+
+class TestForget:
+    def test_a_person_is_forgotten_and_never_delivered(self, make: Make) -> None:
+        """
+        Of what they judged nothing is known any more, and what waited goes nowhere.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter)
+        theirs = provider.record(HANDLE, "rating", True, user_id="u-1")
+        provider.record(HANDLE, "rating", False, user_id="u-2")
+
+        assert 1 == provider.forget(user_id="u-1")
+        provider.deliver()
+        assert ["u-2"] == [record.user_id for record in exporter.records]
+        with pytest.raises(UnknownTargetError):
+            provider.status(theirs.id)
+        assert DestinationStats(recorded=2, delivered=1, retracted=1) == provider.stats()["a"]
+
+    def test_nothing_is_known_where_everything_is_switched_off(self, make: Make) -> None:
+        """
+        A disabled provider forgets nobody, delivers nothing and has no accounts.
+        """
+        provider = make(disabled=True)
+
+        assert (0, {}, {}) == (provider.forget(user_id="u-1"), provider.deliver(), provider.stats())
+
+
+def without_comment(feedback: Feedback) -> Feedback:
+    return replace(feedback, comment=None)
+
+
+class TestRedactByExporter:
+    def test_one_exporter_gets_less(self, make: Make) -> None:
+        """
+        The hook of an exporter's name sees what goes there, and nothing else.
+        """
+        a, b = InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b")
+        provider = make(a, b, redact={"a": without_comment})
+        provider.record(HANDLE, "rating", True, comment="secret", user_id="u-1")
+        provider.deliver()
+
+        assert [[None], ["secret"]] == [[record.comment for record in each.records] for each in (a, b)]
+        assert a.records[0].id == b.records[0].id
+
+    @pytest.mark.parametrize("to", [["a"], None])
+    def test_what_no_destination_gets_is_not_kept(self, make: Make, to: Sequence[str] | None) -> None:
+        """
+        Where every destination is given less, the store has no more than that.
+        """
+        exporters = [InMemoryFeedbackExporter("a")] if to is None else [InMemoryFeedbackExporter(each) for each in "ab"]
+        store = MemoryStore()
+        provider = make(*exporters, store=store, redact={"a": without_comment})
+        receipt = provider.record(HANDLE, "rating", True, comment="secret", to=to)
+        kept = store.latest(receipt.id)
+
+        assert kept is not None
+        assert kept.comment is None
+
+    def test_what_waits_for_its_key_is_kept_without_what_anybody_may_not_see(self, make: Make) -> None:
+        """
+        It is not known yet where it goes.
+        """
+        store = MemoryStore()
+        provider = make(
+            *map(InMemoryFeedbackExporter, "ab"), store=store, redact={"a": without_comment}, on_unknown_key="park"
+        )
+        provider.record(key="m-1", name="rating", value=True, comment="secret")
+
+        assert [None] == [each.record.comment for each in store.parked(ANY_KIND, "m-1")]
+
+    def test_a_name_that_is_nobodys_is_refused(self, make: Make) -> None:
+        """
+        A misspelt exporter would otherwise see everything.
+        """
+        with pytest.raises(ConfigurationError, match="redact names no exporter of this process: 'wave'"):
+            make(InMemoryFeedbackExporter("weave"), redact={"wave": without_comment})
+
+    @pytest.mark.parametrize("redact", [5, {"weave": "comment"}])
+    def test_what_is_no_function_is_refused(self, make: Make, redact: Any) -> None:
+        """
+        Before anything is recorded that it should have seen.
+        """
+        with pytest.raises(ConfigurationError, match="redact is a function"):
+            make(InMemoryFeedbackExporter("weave"), redact=redact)
+
+
+class TestMetrics:
+    @pytest.fixture
+    def reader(self) -> InMemoryMetricReader:
+        return InMemoryMetricReader()
+
+    @pytest.fixture
+    def provider(self, reader: InMemoryMetricReader) -> Iterator[FeedbackProvider]:
+        with FeedbackProvider(
+            exporters=[InMemoryFeedbackExporter("a")],
+            store="memory:",
+            tracer_provider=NoOpTracerProvider(),
+            settings=Settings(delivery="none", key_wait_millis=0, max_queue_size=1, on_unknown_key="park"),
+            meter_provider=MeterProvider(metric_readers=[reader], shutdown_on_exit=False),
+        ) as provider:
+            yield provider
+
+    def test_they_tell_of_what_was_accepted_refused_settled_and_waits(
+        self, provider: FeedbackProvider, reader: InMemoryMetricReader
+    ) -> None:
+        """
+        The numbers of the instruments are those of the account.
+        """
+        provider.record(a_handle(1), "rating", True)
+        with pytest.raises(OutboxFullError):
+            provider.record(a_handle(2), "rating", True)
+        provider.record(a_handle(3, is_sampled=False), "rating", True)
+        provider.record(key="m-1", name="rating", value=True)
+        provider.deliver()
+        provider.record(a_handle(4), "rating", True)
+
+        assert {
+            ("accepted", "a"): 3,
+            ("accepted", PARKED): 1,
+            ("refused", None): 1,
+            ("settled", "a"): 2,
+            ("queue.size", "a"): 1,
+            ("queue.size", PARKED): 1,
+            ("queue.capacity", "a"): 1,
+            ("queue.capacity", PARKED): 1,
+        } == numbers(reader)
+
+    def test_after_the_end_nothing_is_observed(self, provider: FeedbackProvider, reader: InMemoryMetricReader) -> None:
+        """
+        A provider that was shut down is asked for nothing any more.
+        """
+        provider.record(a_handle(1), "rating", True)
+        provider.shutdown()
+
+        assert {("accepted", "a"): 1} == numbers(reader)
+
+
+def numbers(reader: InMemoryMetricReader) -> dict[tuple[str, object], float]:
+    """Add the counts of records up, by instrument and destination."""
+    data = reader.get_metrics_data()
+    found: dict[tuple[str, object], float] = {}
+    for metric in data.resource_metrics[0].scope_metrics[0].metrics if data else ():
+        name = metric.name.removeprefix("otel_feedback.outbox.record.")
+        if name in ("accepted", "refused", "settled", "queue.size", "queue.capacity"):
+            for point in metric.data.data_points:
+                place = name, (point.attributes or {}).get("otel_feedback.destination")
+                found[place] = found.get(place, 0) + point.value  # type: ignore[union-attr]  # sums and gauges only
+    return found
+
+
+# --- ids of the application's own ----------------------------------------------------------------------------------
+
+ITS_ID = "0198f1f2-9c2b-7d3e-b5a1-8c9d2e4f6a7b"
+
+
+class TestIdsOfTheApplication:
+    """An id is one judgement, and stays on its call."""
+
+    def test_two_calls_in_one_transaction_cannot_share_one(self, make: Make) -> None:
+        """
+        As one after the other cannot; nothing of it is accepted.
+        """
+        provider = make(InMemoryFeedbackExporter("a"))
+        both = [Feedback(target=a_handle(number), name="rating", value=True, id=ITS_ID) for number in (1, 2)]
+        with pytest.raises(InvalidFeedbackError, match="another call or name") as caught:
+            provider.record_many(both)
+
+        assert ("id", {}) == (caught.value.field, provider.stats())
+        assert 2 == len(provider.record_many([both[0], both[0]]))
+
+    @pytest.mark.parametrize(
+        "other",
+        [{"key": "m-2", "name": "rating"}, {"key": "m-1", "name": "tone"}, {"target": HANDLE, "name": "rating"}],
+    )
+    def test_one_that_waits_for_a_key_is_of_no_other_judgement(self, make: Make, other: dict[str, Any]) -> None:
+        """
+        Neither of another key's, nor of a call's.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), on_unknown_key="park")
+        provider.record(key="m-1", name="rating", value=True, id=ITS_ID)
+        with pytest.raises(InvalidFeedbackError, match="another call or name"):
+            provider.record(**other, value=False, id=ITS_ID)
+        provider.record(key="m-1", name="rating", value=False, id=ITS_ID)
+        provider._store.bind([Binding("app", "m-1", HANDLE)])
+        provider.deliver()
+
+        assert (1, 1) == (provider.stats()["a"].recorded, provider.stats()["a"].delivered)
+
+    def test_one_of_a_call_waits_for_no_key(self, make: Make) -> None:
+        """
+        When the key turned up, the judgement would move to another call.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), on_unknown_key="park")
+        provider.record(HANDLE, "rating", True, id=ITS_ID)
+        with pytest.raises(InvalidFeedbackError, match="another call or name"):
+            provider.record(key="m-1", name="rating", value=True, id=ITS_ID)
+
+        assert HANDLE == provider._store.latest(ITS_ID).handle  # type: ignore[union-attr]  # it is there
+
+    def test_one_that_was_taken_back_before_its_key_turned_up_is_free_again(self, make: Make) -> None:
+        """
+        It was on no call yet.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, on_unknown_key="park")
+        provider.retract(provider.record(key="m-1", name="rating", value=True, id=ITS_ID).id)
+        provider.record(key="m-2", name="rating", value=True, id=ITS_ID)
+        provider._store.bind([Binding("app", "m-2", HANDLE)])
+        provider.deliver()
+
+        assert [HANDLE.span_id] == [part.record.handle.span_id for part in exporter.exported]
+
+
+# --- shutting down twice, and sharing exporters --------------------------------------------------------------------
+
+
+class SlowExporter(InMemoryFeedbackExporter):
+    """Exports when it is told to, and knows whether it was shut down meanwhile."""
+
+    def __init__(self, name: str = "a") -> None:
+        super().__init__(name)
+        self.entered, self.go = threading.Event(), threading.Event()
+        self.shutdowns = 0
+        self.was_shut_down_within = False
+
+    def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+        before = self.shutdowns
+        self.entered.set()
+        self.go.wait(20)
+        self.was_shut_down_within |= self.shutdowns != before
+        return super().export(parts)
+
+    def shutdown(self) -> None:
+        self.shutdowns += 1
+
+
+class TestShuttingDownTwice:
+    """Whoever comes second leaves the connections to the requests that are running."""
+
+    def test_another_thread_waits_for_the_first(self, make: Make) -> None:
+        """
+        The exporter is shut down once, after its last request.
+        """
+        exporter = SlowExporter()
+        provider = make(exporter, delivery="thread", exit_timeout_millis=20_000)
+        provider.record(HANDLE, "rating", True)
+        assert exporter.entered.wait(20)
+        threads = [threading.Thread(target=provider.shutdown) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        provider.shutdown(50)  # which gives up: another one is at it
+        exporter.go.set()
+        for thread in threads:
+            thread.join(20)
+
+        assert (False, "delivered") == (
+            exporter.was_shut_down_within,
+            "delivered" if provider.stats()["a"].delivered else "lost",
+        )
+        assert exporter.shutdowns > 0
+
+    def test_a_second_one_does_not_close_what_the_first_has_left_behind(self, make: Make) -> None:
+        """
+        A request that took longer than the first shutdown has time is still running.
+        """
+        exporter = SlowExporter()
+        provider = make(exporter, delivery="thread")
+        provider.record(HANDLE, "rating", True)
+        assert exporter.entered.wait(20)
+        provider.shutdown(1)
+        provider.shutdown(1)
+        exporter.go.set()
+        provider.shutdown(20_000)
+
+        assert (False, 1) == (exporter.was_shut_down_within, exporter.shutdowns)
+
+    def test_a_signal_s_handler_in_the_middle_of_it_leaves_it_to_go_on(self, make: Make) -> None:
+        """
+        It would wait for itself, or close what the rest of it needs.
+        """
+        within: list[int] = []
+
+        class Signalled(SlowExporter):
+            def shutdown(self) -> None:
+                super().shutdown()
+                if not within:
+                    within.append(self.shutdowns)
+                    provider.shutdown()
+
+        exporter = Signalled()
+        provider = make(exporter).start()
+        provider.shutdown()
+
+        assert ([1], 1) == (within, exporter.shutdowns)
+
+
+class TestSharedExporters:
+    """A notebook's cell that configures again gives the same exporter to a new provider."""
+
+    def test_one_that_another_provider_has_is_left_to_that(self, make: Make) -> None:
+        """
+        The last one shuts it down.
+        """
+        exporter, alone = SlowExporter("a"), SlowExporter("b")
+        first = make(exporter, alone).start()
+        second = make(exporter).start()
+        first.shutdown()
+
+        assert (0, 1) == (exporter.shutdowns, alone.shutdowns)
+        second.shutdown()
+        assert 1 == exporter.shutdowns
+
+
+@pytest.mark.parametrize("name", ["keep", "keeper", "deliver"])
+def test_an_exporter_may_have_any_name_that_is_not_the_store_s_own(make: Make, name: str) -> None:
+    """
+    No thread of ours takes the place of its own.
+    """
+    exporter = InMemoryFeedbackExporter(name)
+    provider = make(exporter, delivery="thread")
+    provider.record(HANDLE, "rating", True)
+
+    assert provider.force_flush(20_000)
+    assert 1 == len(exporter.exported)
+
+
+def test_what_a_redaction_changes_in_place_others_do_not_see(make: Make) -> None:
+    """
+    It is given a copy of what is nested.
+    """
+
+    def spoil(feedback: Feedback) -> Feedback:
+        feedback.metadata["app"]["version"] = "gone"  # type: ignore[index]  # it is a dict
+        feedback.correction.append("gone")
+        return feedback
+
+    spoilt, whole = InMemoryFeedbackExporter("spoilt"), InMemoryFeedbackExporter("whole")
+    provider = make(spoilt, whole, redact={"spoilt": spoil})
+    provider.record(HANDLE, "rating", True, metadata={"app": {"version": "1"}}, correction=["ok"])
+    provider.deliver()
+
+    assert [({"app": {"version": "gone"}}, ["ok", "gone"]), ({"app": {"version": "1"}}, ["ok"])] == [
+        (part.record.metadata, part.record.correction) for each in (spoilt, whole) for part in each.exported
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"delivery": "none"}, "none", 5])
+def test_settings_are_settings(settings: Any) -> None:
+    """
+    A table of them would fail somewhere within.
+    """
+    with pytest.raises(ConfigurationError, match=r"settings is an otel_feedback\.Settings") as caught:
+        FeedbackProvider(exporters=[], store="memory:", settings=settings)
+
+    assert "settings" == caught.value.setting
+
+
+@pytest.mark.parametrize("written", [ITS_ID, ITS_ID.upper(), ITS_ID.replace("-", "")])
+def test_an_id_may_be_written_as_uuids_are(make: Make, written: str) -> None:
+    """
+    Whoever asks for it, or takes it back, need not write it as it was given.
+    """
+    provider = make(InMemoryFeedbackExporter("a"))
+    receipt = provider.record(HANDLE, "rating", True, id=written)
+
+    assert (ITS_ID, {"a": "pending"}) == (receipt.id, states(provider.status(written)))
+    assert ITS_ID == provider.retract(written).id

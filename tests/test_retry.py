@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ class TestWhatIsSettled:
             (Success("HTTP 200"), Done("delivered", "HTTP 200")),
             (Skipped("nothing to take back"), Done("skipped", "nothing to take back")),
             (PermanentFailure("HTTP 400"), GiveUp("HTTP 400")),
+            (PermanentFailure("HTTP 400", may_have_arrived=True), GiveUp("HTTP 400", unclear=True)),
         ],
     )
     @pytest.mark.parametrize("age_millis", [0, 8 * DAY_MILLIS, -DAY_MILLIS])
@@ -84,6 +86,19 @@ class TestPause:
         decision = decide(PauseDestination("HTTP 401"), attempt=9, accepted_at=NOW - age_millis * MILLI)
 
         assert RetryAt(NOW, "HTTP 401", unclear=False, counts=False) == decision
+
+
+class TestWhatWasRemoved:
+    @pytest.mark.parametrize(
+        "result", [RetryableFailure("x"), Unclear("x"), PermanentFailure("x"), PauseDestination("x")]
+    )
+    def test_what_was_removed_before_a_failure_is_kept(self, result: Any) -> None:
+        """
+        Whatever follows from the failure, it is the same as without, and names what is gone.
+        """
+        expected = decide(result, attempt=1, accepted_at=NOW)
+
+        assert replace(expected, removed=(2, 1)) == decide(replace(result, removed=(2, 1)), attempt=1, accepted_at=NOW)
 
 
 class TestBackoff:
@@ -109,6 +124,16 @@ class TestBackoff:
         middle = decide(RetryableFailure("busy"), attempt=attempt, rng=Chance(0.5))
 
         assert (0, longest_millis / 2, longest_millis) == tuple(map(wait_millis, (shortest, middle, longest)))
+
+    @pytest.mark.parametrize(("attempt", "doublings"), [(31, 31), (32, 32), (33, 32), (100_000, 32)])
+    def test_the_doubling_ends_where_no_policy_says_so(self, attempt: int, doublings: int) -> None:
+        """
+        A policy without a longest wait has one of 136 years, and never computes with numbers of a thousand digits.
+        """
+        policy = RetryPolicy(longest_millis=10**100)
+        decision = decide(RetryableFailure("busy"), attempt=attempt, rng=Chance(1.0), policy=policy)
+
+        assert 1_000 * 2**doublings == wait_millis(decision)
 
     @given(AGAIN, ATTEMPTS, SEEDS, st.integers(-DAY_MILLIS, 7 * DAY_MILLIS - 1))
     def test_a_retry_never_goes_back_in_time_and_never_waits_too_long(
@@ -189,6 +214,33 @@ class TestRetryAfter:
         assert without.due_unix_nano <= wished.due_unix_nano
 
 
+class TestWhatWasNotTried:
+    @pytest.mark.parametrize(
+        ("wish_millis", "wait"),
+        [(None, 0), (0, 0), (30_000, 30_000), (HOUR_MILLIS, HOUR_MILLIS), (365 * DAY_MILLIS, HOUR_MILLIS)],
+    )
+    @pytest.mark.parametrize("attempt", [0, 9, 10_000])
+    @pytest.mark.parametrize("age_millis", [0, 7 * DAY_MILLIS, 365 * DAY_MILLIS])
+    def test_it_is_no_attempt_and_waits_only_as_the_vendor_wishes(
+        self, wish_millis: Any, wait: Any, attempt: int, age_millis: Any
+    ) -> None:
+        """
+        What waited for the part before it has not failed: it goes as soon as it may, and never grows too old.
+        """
+        result = RetryableFailure("not tried", wish_millis, is_tried=False)
+        decision = decide(result, attempt=attempt, accepted_at=NOW - age_millis * MILLI, rng=Chance(1.0))
+
+        assert RetryAt(NOW + wait * MILLI, "not tried", unclear=False, counts=False) == decision
+
+    def test_a_grace_does_not_end_what_was_not_tried(self) -> None:
+        """
+        Who had no try is not told that it was the last one.
+        """
+        result = RetryableFailure("not tried", give_up_after_millis=0, is_tried=False)
+
+        assert RetryAt(NOW, "not tried", counts=False) == decide(result, attempt=700, accepted_at=0)
+
+
 class TestUnclear:
     @pytest.mark.parametrize(("result", "is_unclear"), [(Unclear("cut off"), True), (RetryableFailure("busy"), False)])
     def test_a_retry_remembers_whether_the_vendor_may_have_it(self, result: Any, is_unclear: Any) -> None:
@@ -218,7 +270,8 @@ class TestGivingUp:
         """
         decision = decide(result, attempt=700, accepted_at=NOW - age_nano)
 
-        assert gives_up == (GiveUp("given up after 7 d: busy") == decision)
+        expected = GiveUp("given up after 7 d: busy", unclear=isinstance(result, Unclear))
+        assert gives_up == (expected == decision)
         assert gives_up != isinstance(decision, RetryAt)
 
     @pytest.mark.parametrize(
@@ -236,9 +289,46 @@ class TestGivingUp:
         A failure that is only worth waiting for a while ends sooner, but none is kept longer than all others.
         """
         result = RetryableFailure("HTTP 404", give_up_after_millis=grace_millis)
-        decision = decide(result, accepted_at=NOW - age_millis * MILLI)
+        decision = decide(result, attempt=700, accepted_at=NOW - age_millis * MILLI)
 
         assert gives_up == isinstance(decision, GiveUp)
+
+    @pytest.mark.parametrize(
+        ("attempt", "gives_up"), [(0, False), (1, False), (8, False), (9, True), (10, True), (10_000, True)]
+    )
+    @pytest.mark.parametrize("age_millis", [7 * DAY_MILLIS, 365 * DAY_MILLIS])
+    @pytest.mark.parametrize("kind", [RetryableFailure, Unclear])
+    def test_nothing_is_given_up_before_its_tenth_attempt(
+        self, kind: Any, age_millis: Any, attempt: int, gives_up: Any
+    ) -> None:
+        """
+        A machine that was switched off for a year has tried nothing; the attempt that is decided on counts.
+        """
+        decision = decide(kind("busy"), attempt=attempt, accepted_at=NOW - age_millis * MILLI)
+
+        assert gives_up == isinstance(decision, GiveUp)
+
+    @pytest.mark.parametrize("attempt", [0, 8, 9])
+    def test_a_grace_of_its_own_needs_the_attempts_too(self, attempt: int) -> None:
+        """
+        A trace that is looked for once an hour is looked for ten times all the same.
+        """
+        result = RetryableFailure("HTTP 404", give_up_after_millis=HOUR_MILLIS)
+        decision = decide(result, attempt=attempt, accepted_at=NOW - DAY_MILLIS * MILLI)
+
+        assert (attempt == 9) == (GiveUp("given up after 1 h: HTTP 404") == decision)
+
+    @given(AGAIN, ATTEMPTS, MILLIS, st.integers(0, 100), MILLIS)
+    def test_any_policy_gives_up_by_age_and_attempts_alone(
+        self, result: Any, attempt: int, age_millis: Any, attempts: Any, limit_millis: Any
+    ) -> None:
+        """
+        Neither is enough, and nothing else counts.
+        """
+        policy = RetryPolicy(give_up_after_millis=limit_millis, give_up_attempts=attempts)
+        decision = decide(result, attempt=attempt, accepted_at=NOW - age_millis * MILLI, policy=policy)
+
+        assert (age_millis >= limit_millis and attempt + 1 >= attempts) == isinstance(decision, GiveUp)
 
     @pytest.mark.parametrize(
         ("millis", "said"),
@@ -259,14 +349,15 @@ class TestGivingUp:
         """
         It is read in a dead letter.
         """
-        decision = decide(RetryableFailure("busy"), accepted_at=0, policy=RetryPolicy(give_up_after_millis=millis))
+        policy = RetryPolicy(give_up_after_millis=millis)
+        decision = decide(RetryableFailure("busy"), attempt=9, accepted_at=0, policy=policy)
 
         assert GiveUp(f"given up after {said}: busy") == decision
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
     """
-    From a second to a quarter of an hour, an hour at most at a vendor's wish, a week in all.
+    From a second to a quarter of an hour, an hour at most at a vendor's wish, a week and ten attempts in all.
     """
     assert (
         RetryPolicy(
@@ -274,6 +365,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
             longest_millis=900_000,
             longest_retry_after_millis=3_600_000,
             give_up_after_millis=604_800_000,
+            give_up_attempts=10,
             pause_millis=300_000,
         )
         == RetryPolicy()

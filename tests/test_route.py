@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,19 +13,19 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from otel_feedback import ConfigurationError, Feedback, FeedbackHandle, FeedbackRecord, InvalidFeedbackError, Part
 from otel_feedback._record import make_record
-from otel_feedback._route import Router
-from otel_feedback.stores import UNROUTED, Entry
+from otel_feedback._route import Redact, Router
+from otel_feedback.stores import PARKED, UNROUTED, Entry
 from otel_feedback.testing import InMemoryFeedbackExporter
 
 
 def a_record(*, is_sampled: bool = True, **fields: Any) -> FeedbackRecord:
     handle = FeedbackHandle(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(int(is_sampled))))
-    feedback = Feedback(name="rating", value=True, target=handle, **fields)
+    feedback = Feedback(**{"name": "rating", "value": True, "target": handle, **fields})
     return make_record(feedback, handle, now_unix_nano=1, rng=Random(1))
 
 
-def a_router(*exporters: InMemoryFeedbackExporter, exports_unsampled: bool = False) -> Router:
-    return Router(exporters, exports_unsampled=exports_unsampled)
+def a_router(*exporters: InMemoryFeedbackExporter, exports_unsampled: bool = False, **redact: Redact) -> Router:
+    return Router(exporters, exports_unsampled=exports_unsampled, redact=redact)
 
 
 ROUTER = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"))
@@ -84,10 +85,10 @@ class TestDestinations:
         """
         assert ("a", "b") == ROUTER.destinations(Feedback(name="rating", native=5))  # type: ignore[arg-type]  # wrong
 
-    @pytest.mark.parametrize("name", ["a", UNROUTED])
+    @pytest.mark.parametrize("name", ["a", UNROUTED, PARKED])
     def test_each_name_is_taken_once(self, name: str) -> None:
         """
-        Deliveries are kept by name, so two exporters never share one, nor the one of what waits for any.
+        Deliveries are kept by name, so two exporters never share one, nor that of what waits for any or for its key.
         """
         with pytest.raises(ConfigurationError, match=f"the exporter name '{name}' is taken"):
             a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter(name))
@@ -122,6 +123,170 @@ class TestEntries:
         entry = router.entry(a_record(is_sampled=is_sampled), ("trace", "log", "elsewhere"))
 
         assert (("trace", "log", "elsewhere"), skipped) == (entry.destinations, entry.skipped)
+
+
+def without_comment(feedback: Feedback) -> Feedback:
+    return replace(feedback, comment=None)
+
+
+def without_person(feedback: Feedback) -> Feedback:
+    return replace(feedback, user_id=None, metadata={})
+
+
+class TestRedaction:
+    """What each destination gets, and what is kept of a judgement, where destinations may see different things."""
+
+    FULL = a_record(comment="c", user_id="u-42", id="00000000-0000-8000-8000-000000000001")
+    NO_COMMENT = replace(FULL, comment=None)
+    NO_PERSON = replace(FULL, user_id=None)
+    NEITHER = replace(FULL, comment=None, user_id=None)
+    ONLY_COMMENT = a_record(value=None, comment="c", id="00000000-0000-8000-8000-000000000002")
+    NOTHING = replace(ONLY_COMMENT, comment=None)
+
+    @pytest.mark.parametrize(
+        ("redact", "record", "entry"),
+        [
+            # nothing to take out
+            ({}, FULL, Entry(FULL, ("a", "b"))),
+            ({"a": lambda feedback: feedback}, FULL, Entry(FULL, ("a", "b"))),
+            ({"a": without_person}, ONLY_COMMENT, Entry(ONLY_COMMENT, ("a", "b"))),
+            # one of them sees less
+            ({"a": without_comment}, FULL, Entry(FULL, ("a", "b"), {}, {"a": NO_COMMENT})),
+            ({"b": without_comment}, FULL, Entry(FULL, ("a", "b"), {}, {"b": NO_COMMENT})),
+            # nobody sees all of it: it is not kept
+            ({"a": without_comment, "b": without_comment}, FULL, Entry(NO_COMMENT, ("a", "b"))),
+            (
+                {"a": without_comment, "b": without_person},
+                FULL,
+                Entry(NO_COMMENT, ("a", "b"), {}, {"b": NO_PERSON}),
+            ),
+            # nothing is left for one of them, or for any
+            ({"a": without_comment}, ONLY_COMMENT, Entry(ONLY_COMMENT, ("a", "b"), {"a": "redacted"})),
+            (
+                {"a": without_comment, "b": without_comment},
+                ONLY_COMMENT,
+                Entry(NOTHING, ("a", "b"), {"a": "redacted", "b": "redacted"}),
+            ),
+        ],
+    )
+    def test_only_what_some_destination_gets_is_kept(
+        self, redact: Mapping[str, Redact], record: FeedbackRecord, entry: Entry
+    ) -> None:
+        """
+        Who may see less gets a variant; where nobody may see all of it the record itself has less.
+        """
+        router = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), **redact)
+
+        assert entry == router.entry(record, ("a", "b"))
+
+    def test_what_is_skipped_keeps_nothing_of_its_own(self) -> None:
+        """
+        A destination that does not get a judgement at all is no reason to keep what only it might have seen.
+        """
+        log = InMemoryFeedbackExporter("log", exports_unsampled=True)
+        router = a_router(InMemoryFeedbackExporter("trace"), log, log=without_comment)
+        record = a_record(is_sampled=False, comment="c", id="00000000-0000-8000-8000-000000000001")
+
+        assert Entry(replace(record, comment=None), ("trace", "log"), {"trace": "unsampled"}) == router.entry(
+            record, ("trace", "log")
+        )
+
+    def test_what_goes_nowhere_is_kept_as_the_strictest_would_see_it(self) -> None:
+        """
+        Where all skip it for another reason, what any of them may not see is not kept.
+        """
+        router = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), a=without_comment)
+        record = a_record(is_sampled=False, comment="c", id="00000000-0000-8000-8000-000000000001")
+        skipped = {"a": "unsampled", "b": "unsampled"}
+
+        assert Entry(replace(record, comment=None), ("a", "b"), skipped) == router.entry(record, ("a", "b"))
+
+    def test_a_destination_elsewhere_gets_all_of_it(self) -> None:
+        """
+        A process that delivers to nobody of this name knows of no redaction for it.
+        """
+        router = a_router(InMemoryFeedbackExporter("a"), a=without_comment)
+
+        assert Entry(self.FULL, ("a", "elsewhere"), {}, {"a": self.NO_COMMENT}) == router.entry(
+            self.FULL, ("a", "elsewhere")
+        )
+
+    def test_where_it_is_not_known_where_it_goes_everything_is_taken_out(self) -> None:
+        """
+        What waits for an exporter, or for its key, has nothing in it that some destination may not see.
+        """
+        router = a_router(
+            InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), a=without_comment, b=without_person
+        )
+
+        assert self.NEITHER == router.most_redacted(self.FULL)
+        assert Entry(self.NEITHER, (UNROUTED,)) == router.entry(self.FULL, ())
+
+    def test_a_retraction_has_nothing_to_take_out(self) -> None:
+        """
+        No hook sees it, and it is never skipped for saying nothing.
+        """
+
+        def redact(feedback: Feedback) -> Feedback:
+            raise AssertionError
+
+        record = FeedbackRecord(id="1", handle=a_record().handle, name="rating", retracts=True)
+        router = a_router(InMemoryFeedbackExporter("a"), a=redact)
+
+        assert (Entry(record, ("a",)), record) == (router.entry(record, ("a",)), router.most_redacted(record))
+        assert [None] == [plan.skipped for plan in router.plan(record, ("a",)).values()]
+
+    def test_the_id_is_the_same_everywhere(self) -> None:
+        """
+        Whoever is taken out of one variant is the same judgement there, to be replaced and taken back.
+        """
+        router = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), a=without_person)
+        entry = router.entry(self.FULL, ("a", "b"))
+
+        assert [(None, self.FULL.id)] == [(each.user_id, each.id) for each in entry.variants.values()]
+
+    @pytest.mark.parametrize(("answer", "error"), [(None, InvalidFeedbackError), (RuntimeError("no"), RuntimeError)])
+    def test_a_hook_that_fails_refuses_the_judgement_everywhere(self, answer: Any, error: type[Exception]) -> None:
+        """
+        A judgement that cannot be redacted for one destination is not accepted: nothing passes a hook unseen.
+        """
+
+        def redact(feedback: Feedback) -> Feedback:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer  # type: ignore[no-any-return]  # it is wrong
+
+        router = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), a=redact)
+        for ask in (
+            lambda: router.entry(self.FULL, ("a", "b")),
+            lambda: router.plan(self.FULL, ("a", "b")),
+            lambda: router.most_redacted(self.FULL),
+        ):
+            with pytest.raises(error):
+                ask()
+        assert Entry(self.FULL, ("b",)) == router.entry(self.FULL, ("b",))
+
+    def test_a_plan_is_of_what_is_left(self) -> None:
+        """
+        What one would get is without what it may not see; a destination for which nothing is left says so.
+        """
+        router = a_router(
+            Partial("a"), Partial("b"), a=without_comment, b=lambda f: replace(f, comment=None, value=None)
+        )
+        plans = router.plan(self.FULL, ("a", "b"))
+
+        assert {"a": None, "b": "redacted"} == {name: plan.skipped for name, plan in plans.items()}
+        assert {"a": ("user_id",), "b": ("user_id",)} == {name: plan.not_carried for name, plan in plans.items()}
+        assert [True, None] == [part.record.value for plan in plans.values() for part in plan.parts]
+
+    def test_redaction_for_nobody_here_is_refused_at_the_door(self) -> None:
+        """
+        A misspelt name would let everything pass.
+        """
+        with pytest.raises(ConfigurationError, match="redact names no exporter of this process: 'weawe'") as caught:
+            a_router(InMemoryFeedbackExporter("weave"), weawe=without_comment)
+
+        assert "redact" == caught.value.setting
 
 
 class Partial(InMemoryFeedbackExporter):

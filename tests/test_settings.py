@@ -11,7 +11,15 @@ from otel_feedback import ConfigurationError, Settings
 from otel_feedback import environment_variables as env
 
 CHOICES = [(name, choice) for name, variable in env.VARIABLES.items() for choice in variable.choices]
-MILLIS = (env.OTEL_FEEDBACK_KEY_WAIT_MILLIS, env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS)
+# Each number with the lowest and the highest that there may be.
+NUMBERS = {
+    env.OTEL_FEEDBACK_KEY_WAIT_MILLIS: (0, 999_999_999),
+    env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: (0, 999_999_999),
+    env.OTEL_FEEDBACK_MAX_QUEUE_SIZE: (1, 999_999_999),
+    env.OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE: (1, 10_000),
+    env.OTEL_FEEDBACK_CONCURRENCY: (1, 100),
+    env.OTEL_FEEDBACK_RETENTION_DAYS: (1, 3_650),
+}
 # Which field each variable of the pipeline fills; the rest are the exporters' own.
 FIELDS = {
     env.OTEL_FEEDBACK_DISABLED: "disabled",
@@ -23,6 +31,10 @@ FIELDS = {
     env.OTEL_FEEDBACK_DELIVERY: "delivery",
     env.OTEL_FEEDBACK_ON_UNSAMPLED: "on_unsampled",
     env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: "exit_timeout_millis",
+    env.OTEL_FEEDBACK_MAX_QUEUE_SIZE: "max_queue_size",
+    env.OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE: "max_export_batch_size",
+    env.OTEL_FEEDBACK_CONCURRENCY: "concurrency",
+    env.OTEL_FEEDBACK_RETENTION_DAYS: "retention_days",
 }
 
 
@@ -125,6 +137,10 @@ class TestFromEnvironment:
                 "OTEL_FEEDBACK_DELIVERY": "none",
                 "OTEL_FEEDBACK_ON_UNSAMPLED": "export",
                 "OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS": "5",
+                "OTEL_FEEDBACK_MAX_QUEUE_SIZE": "6",
+                "OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE": "7",
+                "OTEL_FEEDBACK_CONCURRENCY": "8",
+                "OTEL_FEEDBACK_RETENTION_DAYS": "9",
             }
         )
 
@@ -139,6 +155,10 @@ class TestFromEnvironment:
                 delivery="none",
                 on_unsampled="export",
                 exit_timeout_millis=5,
+                max_queue_size=6,
+                max_export_batch_size=7,
+                concurrency=8,
+                retention_days=9,
             )
             == settings
         )
@@ -164,26 +184,54 @@ class TestFromEnvironment:
         assert name == caught.value.setting
         assert all(choice in str(caught.value) for choice in env.VARIABLES[name].choices)
 
-    @pytest.mark.parametrize("name", MILLIS)
-    @given(st.integers(0, 999_999_999))
-    def test_a_number_of_milliseconds_is_read(self, name: str, millis: Any) -> None:
+    @pytest.mark.parametrize("name", NUMBERS)
+    @given(st.data())
+    def test_a_number_is_read(self, name: str, data: Any) -> None:
         """
-        Nought included: who wants no wait gets none.
+        From the lowest to the highest that there may be; nought milliseconds too: who wants no wait gets none.
         """
-        assert millis == getattr(Settings.from_environment({name: str(millis)}), FIELDS[name])
+        lowest, highest = NUMBERS[name]
+        number = data.draw(st.sampled_from([lowest, highest]) | st.integers(lowest, highest))
 
-    @pytest.mark.parametrize("name", MILLIS)
+        assert number == getattr(Settings.from_environment({name: str(number)}), FIELDS[name])
+
+    @pytest.mark.parametrize("name", NUMBERS)
     @pytest.mark.parametrize(
         "text", ["-1", "1.5", "1s", "1e3", "ten", "+5", "1_000", "0x10", "\u0661", "²", "1000000000", "9" * 5_000]
     )
-    def test_what_is_no_number_of_milliseconds_is_refused(self, name: str, text: str) -> None:
+    def test_what_is_no_number_is_refused(self, name: str, text: str) -> None:
         """
         So is one that no clock could wait for, even where Python itself could not read it.
         """
-        with pytest.raises(ConfigurationError, match="whole number of milliseconds") as caught:
+        lowest, highest = NUMBERS[name]
+        message = f"{name} must be a whole number, from {lowest} to {highest}"
+        with pytest.raises(ConfigurationError, match=f"^{message}$") as caught:
             Settings.from_environment({name: text})
 
         assert name == caught.value.setting
+
+    @pytest.mark.parametrize(("name", "limits"), NUMBERS.items())
+    def test_a_number_beyond_its_limits_is_refused(self, name: str, limits: tuple[int, int]) -> None:
+        """
+        No queue, no batch, no thread or no day is no setting that anybody means, nor is one too many of them.
+        """
+        lowest, highest = limits
+        for number in (lowest - 1, highest + 1):
+            with pytest.raises(ConfigurationError, match=f"from {lowest} to {highest}") as in_the_environment:
+                Settings.from_environment({name: str(number)})
+            with pytest.raises(ConfigurationError, match=f"from {lowest} to {highest}") as in_code:
+                Settings(**{FIELDS[name]: number})  # type: ignore[arg-type]  # a field that is a number
+
+            assert (name, FIELDS[name]) == (in_the_environment.value.setting, in_code.value.setting)
+
+    @pytest.mark.parametrize(("name", "limits"), NUMBERS.items())
+    def test_a_number_at_its_limits_is_taken_in_code(self, name: str, limits: tuple[int, int]) -> None:
+        """
+        The environment and the code agree on what may be set.
+        """
+        field = FIELDS[name]
+
+        assert list(limits) == [getattr(Settings(**{field: number}), field) for number in limits]  # type: ignore[arg-type]  # a field that is a number
 
     @pytest.mark.parametrize(
         ("text", "names"),
@@ -213,6 +261,10 @@ class TestInCode:
             {"on_unsampled": True},
             {"key_wait_millis": -1},
             {"exit_timeout_millis": -1},
+            {"max_queue_size": "100"},
+            {"max_export_batch_size": 1.5},
+            {"concurrency": None},
+            {"retention_days": 90.0},
         ],
     )
     def test_what_the_environment_could_not_say_is_refused_too(self, given_field: Any) -> None:

@@ -1,10 +1,36 @@
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from opentelemetry.trace import SpanContext
 
-from otel_feedback.stores import STATES, TRANSITIONS, DestinationStats, Event, State
+from otel_feedback._handle import FeedbackHandle
+from otel_feedback._record import FeedbackRecord
+from otel_feedback._retry import RetryPolicy
+from otel_feedback.stores import (
+    APP,
+    CONVERSATION,
+    LONGEST_WAIT_MILLIS,
+    PARKED,
+    PROBE_MILLIS,
+    RESPONSE,
+    SET_BACK_MILLIS,
+    STATES,
+    TRANSITIONS,
+    UNROUTED,
+    DestinationStats,
+    Entry,
+    Event,
+    Lease,
+    Parked,
+    PartState,
+    Settlement,
+    Standing,
+    State,
+)
 
 WAITING = {"pending", "leased"}
+RECORD = FeedbackRecord(id="r-1", handle=FeedbackHandle(SpanContext(1, 1, is_remote=True)), name="rating", value=True)
 
 
 class TestTransitions:
@@ -26,6 +52,20 @@ class TestTransitions:
         A settlement can say nothing that a leased delivery has no arrow for.
         """
         assert {("leased", event) for event in get_args(Event)} <= set(TRANSITIONS)
+
+    def test_every_event_is_one_that_something_does(self) -> None:
+        """
+        A put accepts or skips, a lease leases, a settlement ends it; what comes later supersedes, retracts or requeues.
+        """
+        done = {"accept", "skip", "lease", *get_args(Event), "supersede", "retract", "requeue"}
+
+        assert done == {event for _, event in TRANSITIONS}
+
+    def test_a_lease_that_ran_out_is_followed_by_another(self) -> None:
+        """
+        What is leased may be leased: the only arrow that ends where it begins.
+        """
+        assert [("leased", "lease")] == [arrow for arrow, after in TRANSITIONS.items() if arrow[0] == after]
 
     def test_every_state_is_reached(self) -> None:
         """
@@ -70,6 +110,71 @@ class TestTransitions:
         """
         with pytest.raises(TypeError):
             TRANSITIONS["dead", "deliver"] = "delivered"  # type: ignore[index]  # that is what is tested
+
+
+class TestWhatIsKept:
+    def test_the_names_in_a_file_stay(self) -> None:
+        """
+        Files that were written before have these kinds of keys and these accounts.
+        """
+        assert ("app", "response", "conversation") == (APP, RESPONSE, CONVERSATION)
+        assert ("unrouted", "parked") == (UNROUTED, PARKED)
+
+    def test_no_wait_looks_like_a_clock_that_was_set_back(self) -> None:
+        """
+        The longest wait there is takes an hour; what lies twice as far ahead has come.
+        """
+        longest = RetryPolicy().longest_retry_after_millis
+
+        assert (longest, 2 * longest) == (LONGEST_WAIT_MILLIS, SET_BACK_MILLIS)
+
+    def test_a_paused_destination_is_tried_once_a_second(self) -> None:
+        """
+        Over all workers, however many there are.
+        """
+        assert 1_000 == PROBE_MILLIS
+
+
+class TestWhatNeedNotBeSaid:
+    def test_a_lease_is_a_first_one(self) -> None:
+        """
+        Where a store says nothing else, nothing is settled, nothing stands, and no worker or pause was before it.
+        """
+        lease = Lease(RECORD, "a", 1, 1, 0, 0, 0)
+
+        assert ({}, {}, False, False) == (lease.parts, lease.standing, lease.lapsed, lease.is_probe)
+
+    def test_a_settlement_is_an_attempt_without_a_reason(self) -> None:
+        """
+        It counts, is not held, is due at once, and leaves nothing standing.
+        """
+        assert Settlement("retry", {}, None, 0, counts=True, held=False, standing={}) == Settlement("retry", {})
+
+    def test_a_part_s_state_is_clear_and_has_no_reason(self) -> None:
+        """
+        The vendor said it plainly.
+        """
+        assert PartState("delivered", None, was_unclear=False) == PartState("delivered")
+
+    def test_an_entry_goes_everywhere_as_it_is(self) -> None:
+        """
+        It is skipped nowhere and the same for all.
+        """
+        assert Entry(RECORD, ["a"], skipped={}, variants={}) == Entry(RECORD, ["a"])
+
+    def test_what_stands_is_clear_and_alone(self) -> None:
+        """
+        The destination has this revision and no other.
+        """
+        standing = Standing(replace(RECORD, revision=3))
+
+        assert (False, (3,)) == (standing.is_unclear, standing.revisions)
+
+    def test_what_is_parked_goes_wherever_records_go(self) -> None:
+        """
+        The destinations are those of the time at which it is joined.
+        """
+        assert Parked(RECORD, APP, "m-1", to=None) == Parked(RECORD, APP, "m-1")
 
 
 class TestAccount:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from otel_feedback.exporters.weave import WeaveExporter
     from otel_feedback.instrumentor import FeedbackInstrumentor as FeedbackInstrumentor
     from otel_feedback.provider import FeedbackProvider
-    from otel_feedback.stores import CorrelationStore, Outbox, Store
+    from otel_feedback.stores import CorrelationStore, DestinationStats, Outbox, Store
     from otel_feedback.stores.memory import MemoryStore
     from otel_feedback.stores.sqlite import SQLiteStore
 
@@ -111,7 +111,7 @@ _HOMES = {
     "exporters.weave": ("WeaveExporter",),
     "instrumentor": ("FeedbackInstrumentor",),
     "provider": ("FeedbackProvider",),
-    "stores": ("CorrelationStore", "Outbox", "Store"),
+    "stores": ("CorrelationStore", "DestinationStats", "Outbox", "Store"),
     "stores.memory": ("MemoryStore",),
     "stores.sqlite": ("SQLiteStore",),
 }
@@ -126,6 +126,7 @@ __all__ = [
     "ConsoleFeedbackExporter",
     "CorrelationStore",
     "DeliveryStatus",
+    "DestinationStats",
     "Exchange",
     "Feedback",
     "FeedbackError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from otel_feedback import _active, processor
@@ -30,7 +30,7 @@ def configure(
     exporters: Sequence[FeedbackExporter] | None = None,
     store: Store | str | None = None,
     tracer_provider: Any = None,
-    redact: Callable[[Feedback], Feedback] | None = None,
+    redact: Callable[[Feedback], Feedback] | Mapping[str, Callable[[Feedback], Feedback]] | None = None,
     settings: Settings | None = None,
 ) -> FeedbackProvider:
     """Build a provider, make it the global one, and start it; what was there before is shut down.

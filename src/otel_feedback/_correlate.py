@@ -154,13 +154,13 @@ class CollectedHandles(Sequence["FeedbackHandle"]):
 
     def add(self, handle: FeedbackHandle, name: str = "") -> None:
         """Take a handle, in the place of an earlier one of the same span, whose name it keeps if it has none."""
-        span = (handle.context.trace_id, handle.context.span_id)
+        span = _span(handle.context)
         known = self._entries.get(span)
         self._entries[span] = (handle, name or (known[1] if known is not None else ""))
 
     def discard(self, handle: FeedbackHandle) -> None:
         """Take this very handle out again; another one that was added for its span since then stays."""
-        span = (handle.context.trace_id, handle.context.span_id)
+        span = _span(handle.context)
         known = self._entries.get(span)
         if known is not None and known[0] is handle:
             self._entries.pop(span, None)
@@ -403,12 +403,22 @@ class Correlator:
         polls = self._key_wait_millis // POLL_MILLIS if waits else 0
         for poll in range(polls + 1):
             for each in kinds:
-                if found := self._store.find(each, key):
-                    return found
+                # What waits is read first and what is in the store last, so that nothing is missed that goes from one
+                # to the other; what is found twice is one call.
+                found = {
+                    _span(each.context): each for each in (*self._find_waiting(each, key), *self._store.find(each, key))
+                }
+                if found:
+                    return list(found.values())
             # Once stopped, nothing more comes from here.
             if poll < polls and self._stopped.wait(POLL_MILLIS / 1_000):
                 break
         return ()
+
+    def _find_waiting(self, kind: str, key: str) -> Sequence[FeedbackHandle]:
+        """Answer the calls of a key that could not be written yet: they are newer than what is in the store."""
+        waiting = list(self._waiting.bindings)
+        return [each.handle for each in reversed(waiting) if (each.kind, each.key) == (kind, key)]
 
     def shutdown(self, timeout_millis: int | None = None) -> bool:
         """Write what is left and stop the thread; what is bound later is written at once.
@@ -420,6 +430,8 @@ class Correlator:
         if self._thread is not None:
             self._thread.join(None if timeout_millis is None else timeout_millis / 1_000)
             if self._thread.is_alive():
+                if self._actions.empty() and self._queue.empty() and not self._waiting.bindings:
+                    return True
                 logger.warning("keys were still waiting for the store at the end, and may be lost")
                 return False
         return self.flush()
@@ -467,9 +479,7 @@ class Correlator:
     def _write(self) -> bool:
         """Write what waits, under the lock; say whether it went."""
         # Of a call that was bound at its start and again at its end, the end knows more.
-        latest = {
-            (b.kind, b.key, b.handle.context.trace_id, b.handle.context.span_id): b for b in self._waiting.bindings
-        }
+        latest = {(b.kind, b.key, *_span(b.handle.context)): b for b in self._waiting.bindings}
         if not latest:
             return True
         try:
@@ -525,6 +535,11 @@ class Correlator:
             if self._waiting.lost >= 2 * self._waiting.told:
                 self._waiting.told = self._waiting.lost
                 logger.error("%d keys were lost: the store cannot be written", self._waiting.lost)
+
+
+def _span(context: SpanContext) -> tuple[int, int]:
+    """Name a span in its trace."""
+    return context.trace_id, context.span_id
 
 
 def _binding_of(taken: Binding | Promise) -> Sequence[Binding]:

@@ -5,13 +5,14 @@ Everything that makes a judgement valid lives here, as pure functions; this file
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import re
 import unicodedata
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
@@ -27,6 +28,10 @@ from otel_feedback.exceptions import InvalidFeedbackError
 
 if TYPE_CHECKING:
     from random import Random
+
+# What pydantic-core loads when it first writes JSON is loaded now, in whatever thread imports this: a process that is
+# forked while another thread loads it would wait for it for ever.
+pydantic_core.to_json(None)
 
 FeedbackValue = bool | int | float | str | tuple[str, ...]
 Source = Literal["human", "llm", "code"]
@@ -84,7 +89,8 @@ class FeedbackRecord:
 
     `time_unix_nano` is when the person judged, `recorded_at_unix_nano` when it was accepted. `revision` counts the
     judgements that were recorded under the same id before this one. A record that `retracts` says nothing: it takes
-    the earlier ones back, and `stands` is then the newest judgement of somebody else that holds instead.
+    the earlier ones back, and `stands` is then the newest judgement of somebody else that holds instead, as it is when
+    the retraction is leased; it is not stored.
     """
 
     id: str
@@ -112,6 +118,11 @@ class FeedbackRecord:
         return tuple(name for name in names if getattr(self, name) != _UNSAID.get(name))
 
     @property
+    def says_nothing(self) -> bool:
+        """Whether there is neither a value, a comment, a correction nor a tag."""
+        return self.value is None and self.comment is None and self.correction is None and not self.tags
+
+    @property
     def fraction(self) -> float | None:
         """The value between 0 and 1: a thumb is one of the ends, a number its place on the scale, a label nothing."""
         if isinstance(self.value, bool):
@@ -129,7 +140,9 @@ class Part:
     `kind` tells the parts of one judgement apart and is the same on every try. `body` is what the vendor gets,
     `route` where (a path or a parent), in the exporter's own terms. `carries` names the fields of the record that
     reach the vendor in this part. Nothing is sent before `not_before_unix_nano`. `action` is what the engine asks
-    for: the exporter's `parts()` always says `create`; a part that replaces another has it in `replaces`.
+    for: the exporter's `parts()` always says `create`; a part that replaces another has it in `replaces`, and
+    `revisions` are all those of the judgement that may be there, the newest first. Of an earlier
+    try it is not known whether it went through, where a part `may_have_arrived`.
     """
 
     record: FeedbackRecord
@@ -140,6 +153,8 @@ class Part:
     not_before_unix_nano: int = 0
     action: Literal["create", "replace", "retract"] = "create"
     replaces: Part | None = None
+    revisions: tuple[int, ...] = ()
+    may_have_arrived: bool = False
 
     @property
     def id(self) -> str:
@@ -219,6 +234,12 @@ def part_id(record_id: str, kind: str) -> str:
     return record_id if kind == "value" else derived_id("part", record_id, kind)
 
 
+def normal_id(given: object) -> str:
+    """Write a judgement's id as it is kept, however it was written; what is none stays what it is."""
+    text = str(given)
+    return str(uuid.UUID(text)) if _UUID.fullmatch(text) else text
+
+
 def stand_in_handle(kind: str, key: str) -> FeedbackHandle:
     """Make the handle that stands in for a call that is not known yet: the same for the same key."""
     bits = uuid.UUID(derived_id("key", kind, key)).int
@@ -250,10 +271,50 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
             "names that begin with 'wandb.' belong to W&B; choose another", field="name", value=feedback.name
         )
     user_id = None if feedback.user_id is None else _identifier(feedback.user_id, "user_id")
-    if feedback.source not in SOURCES:
-        raise InvalidFeedbackError(f"source must be one of {', '.join(SOURCES)}", field="source", value=feedback.source)
-    record = FeedbackRecord(
-        id=_id(feedback, handle, now_unix_nano, rng),
+    record = _written(
+        feedback,
+        record_id=_id(feedback, handle, now_unix_nano, rng),
+        handle=handle,
+        name=name,
+        user_id=user_id,
+        now_unix_nano=now_unix_nano,
+    )
+    if record.says_nothing:
+        raise InvalidFeedbackError("nothing was said: give a value, a comment, a correction or tags", field="value")
+    _check_size(record)
+    return record
+
+
+def redacted(record: FeedbackRecord, redact: Callable[[Feedback], Feedback]) -> FeedbackRecord:
+    """Let an application's hook take something out of a record; its identity stays.
+
+    Raises:
+        InvalidFeedbackError: when what the hook answers is no judgement.
+    """
+    given = {item.name: getattr(record, item.name) for item in fields(Feedback) if hasattr(record, item.name)}
+    # A copy: a hook that changes what it is given must not change what others get.
+    feedback = redact(Feedback(target=record.handle, **copy.deepcopy(given)))
+    if not isinstance(feedback, Feedback):
+        raise InvalidFeedbackError("redact must answer a Feedback", field="redact", value=feedback)
+    user_id = None if feedback.user_id is None else _identifier(feedback.user_id, "user_id")
+    written = _written(
+        feedback,
+        record_id=record.id,
+        handle=record.handle,
+        name=record.name,
+        user_id=user_id,
+        now_unix_nano=record.recorded_at_unix_nano,
+    )
+    _check_size(written)
+    return written
+
+
+def _written(
+    feedback: Feedback, *, record_id: str, handle: FeedbackHandle, name: str, user_id: str | None, now_unix_nano: int
+) -> FeedbackRecord:
+    """Check what is said, and write it as a record."""
+    return FeedbackRecord(
+        id=record_id,
         handle=handle,
         name=name,
         value=_value(feedback.value, feedback.scale),
@@ -262,7 +323,7 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
         correction=_correction(feedback.correction),
         tags=_tags(feedback.tags),
         user_id=user_id,
-        source=SOURCES[SOURCES.index(feedback.source)],
+        source=_source(feedback.source),
         metadata=_mapping(feedback.metadata, "metadata"),
         native={
             exporter: _mapping(body, f"native[{exporter!r}]")
@@ -271,10 +332,13 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
         time_unix_nano=_time(feedback.time_unix_nano, now_unix_nano),
         recorded_at_unix_nano=now_unix_nano,
     )
-    if record.value is None and record.comment is None and record.correction is None and not record.tags:
-        raise InvalidFeedbackError("nothing was said: give a value, a comment, a correction or tags", field="value")
-    _check_size(record)
-    return record
+
+
+def _source(source: object) -> Source:
+    """Check who judged."""
+    if source not in SOURCES:
+        raise InvalidFeedbackError(f"source must be one of {', '.join(SOURCES)}", field="source", value=source)
+    return SOURCES[SOURCES.index(source)]
 
 
 def _check_size(record: FeedbackRecord) -> None:
@@ -350,7 +414,7 @@ def _id(feedback: Feedback, handle: FeedbackHandle, now_unix_nano: int, rng: Ran
     if feedback.id is not None:
         if not _UUID.fullmatch(str(feedback.id)):
             raise InvalidFeedbackError("id must be a UUID, such as uuid.uuid4()", field="id", value=feedback.id)
-        return str(uuid.UUID(str(feedback.id)))
+        return normal_id(feedback.id)
     if feedback.user_id is not None:
         return judgement_id(handle, feedback.name, feedback.source, feedback.user_id)
     return new_id(now_unix_nano, rng)
@@ -581,8 +645,6 @@ def _record_fields(record: FeedbackRecord) -> dict[str, Any]:
     written = {name: getattr(record, name) for name in _PLAIN}
     written = {name: value for name, value in written.items() if value != _UNSAID.get(name)}
     written["handle"] = _handle_fields(record.handle)
-    if record.stands is not None:
-        written["stands"] = {**_record_fields(record.stands), "revision": record.stands.revision}
     return written
 
 
@@ -591,17 +653,15 @@ def _record_from(read: dict[str, Any], revision: int = 0) -> FeedbackRecord:
         if isinstance(read.get(name), list):
             read[name] = tuple(read[name])
     read["handle"] = _handle_from(read["handle"])
-    if "stands" in read:
-        read["stands"] = _record_from(read["stands"], read["stands"].pop("revision", 0))
     # What a newer release has added under the same schema can be left out.
-    return FeedbackRecord(
-        **{name: read[name] for name in (*_PLAIN, "handle", "stands") if name in read}, revision=revision
-    )
+    return FeedbackRecord(**{name: read[name] for name in (*_PLAIN, "handle") if name in read}, revision=revision)
 
 
 def _handle_fields(handle: FeedbackHandle) -> dict[str, Any]:
     context = handle.context
     written: dict[str, Any] = {"context": [handle.trace_id, handle.span_id, int(context.trace_flags)]}
+    if not context.is_remote:
+        written["is_local"] = True
     if handle.root:
         written["root"] = handle.root_span_id
     if handle.started_at is not None:
@@ -616,7 +676,12 @@ def _handle_fields(handle: FeedbackHandle) -> dict[str, Any]:
 def _handle_from(read: dict[str, Any]) -> FeedbackHandle:
     trace_id, span_id, flags = read["context"]
     return FeedbackHandle(
-        SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(flags)),
+        SpanContext(
+            int(trace_id, 16),
+            int(span_id, 16),
+            is_remote=not read.get("is_local", False),
+            trace_flags=TraceFlags(flags),
+        ),
         root=int(read.get("root", "0"), 16),
         started_at=read.get("started_at"),
         ended_at=read.get("ended_at"),

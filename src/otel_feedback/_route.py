@@ -7,15 +7,18 @@ and sends nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from otel_feedback._record import Feedback, FeedbackRecord, Part
+from otel_feedback._record import Feedback, FeedbackRecord, Part, redacted
 from otel_feedback.exceptions import ConfigurationError, FeedbackError, InvalidFeedbackError
 from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of, where
-from otel_feedback.stores import UNROUTED, Entry
+from otel_feedback.stores import PARKED, UNROUTED, Entry
 
 logger = logging.getLogger(__name__)
+
+Redact = Callable[[Feedback], Feedback]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,21 @@ class Router:
         exporters: the destinations that there are; each has a name of its own.
 
         exports_unsampled: whether every destination gets feedback on a span that was not sampled.
+
+        redact: by destination, what sees a judgement before it is kept for that destination, and answers the one to
+            keep.
     """
 
-    def __init__(self, exporters: Sequence[FeedbackExporter], *, exports_unsampled: bool) -> None:
+    def __init__(
+        self,
+        exporters: Sequence[FeedbackExporter],
+        *,
+        exports_unsampled: bool,
+        redact: Mapping[str, Redact] = MappingProxyType({}),
+    ) -> None:
         self.exporters: dict[str, FeedbackExporter] = {}
         self._exports_unsampled = exports_unsampled
+        self._redact = redact
         for exporter in exporters:
             if isinstance(exporter, type) or not hasattr(exporter, "name") or not hasattr(exporter, "parts"):
                 raise ConfigurationError(
@@ -46,12 +59,15 @@ class Router:
                     "OTEL_FEEDBACK_EXPORTERS",
                     setting="exporters",
                 )
-            if exporter.name in (*self.exporters, UNROUTED):
+            if exporter.name in (*self.exporters, UNROUTED, PARKED):
                 raise ConfigurationError(
                     f"the exporter name {exporter.name!r} is taken; give one of the two another name=",
                     setting="exporters",
                 )
             self.exporters[exporter.name] = exporter
+        for name in redact:
+            if name not in self.exporters:
+                raise ConfigurationError(f"redact names no exporter of this process: {name!r}", setting="redact")
 
     def destinations(self, feedback: Feedback) -> tuple[str, ...]:
         """Name the destinations that a judgement asks for, by default all.
@@ -76,13 +92,39 @@ class Router:
         Raises:
             InvalidFeedbackError: when a destination refuses the judgement for what it is.
         """
-        return {name: self._plan(self.exporters[name], record) for name in destinations if name in self.exporters}
+        here = [name for name in destinations if name in self.exporters]
+        return {name: self._plan(self.exporters[name], self._variant(name, record)) for name in here}
 
-    def entry(self, record: FeedbackRecord, destinations: Sequence[str]) -> Entry:
-        """Say where a record goes, and where it is skipped at once."""
-        reasons = {name: self._skip_reason(name, record) for name in destinations}
+    def entry(self, record: FeedbackRecord, destinations: Sequence[str], *, is_redacted: bool = False) -> Entry:
+        """Say where a record goes, in which variant, and where it is skipped at once.
+
+        What no destination gets is not kept: the record itself is then one of the variants. What `is_redacted` was kept
+        for a while as `most_redacted` has it, and goes everywhere as it is.
+        """
+        if is_redacted:
+            reasons = {name: self._skip_reason(name, record) for name in destinations}
+            skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+            return Entry(record, tuple(destinations) or (UNROUTED,), skipped)
+        if not destinations:
+            return Entry(self.most_redacted(record), (UNROUTED,))
+        variants = {name: self._variant(name, record) for name in destinations}
+        reasons = {name: self._skip_reason(name, variant) for name, variant in variants.items()}
         skipped = {name: reason for name, reason in reasons.items() if reason is not None}
-        return Entry(record, tuple(destinations) or (UNROUTED,), skipped)
+        kept = [variant for name, variant in variants.items() if name not in skipped]
+        base = record if record in kept else kept[0] if kept else self.most_redacted(record)
+        others = {name: each for name, each in variants.items() if name not in skipped and each != base}
+        return Entry(base, tuple(destinations), skipped, others)
+
+    def most_redacted(self, record: FeedbackRecord) -> FeedbackRecord:
+        """Write a record as kept while it is not known where it goes: without what some destination may not see."""
+        for name in self._redact:
+            record = self._variant(name, record)
+        return record
+
+    def _variant(self, name: str, record: FeedbackRecord) -> FeedbackRecord:
+        """Write a record as one destination gets it."""
+        redact = self._redact.get(name)
+        return record if redact is None or record.retracts else redacted(record, redact)
 
     def _plan(self, exporter: FeedbackExporter, record: FeedbackRecord) -> DestinationPlan:
         parts = self._parts(exporter, record)
@@ -104,6 +146,8 @@ class Router:
 
     def _skip_reason(self, name: str, record: FeedbackRecord) -> str | None:
         """Say why a record is not even tried at a destination."""
+        if not record.retracts and record.says_nothing:
+            return "redacted"
         if record.handle.is_sampled or self._exports_unsampled:
             return None
         return None if getattr(self.exporters.get(name), "exports_unsampled", False) else "unsampled"

@@ -9,8 +9,9 @@ from typing import Literal, cast
 from otel_feedback import environment_variables as env
 from otel_feedback.exceptions import ConfigurationError
 
-# Eleven days: longer than anybody waits, and short enough for every platform's longest wait.
-MAX_MILLIS_DIGITS = 9
+# In milliseconds eleven days: longer than anybody waits, and short enough for every platform's longest wait.
+MAX_DIGITS = 9
+MAX_NUMBER = 10**MAX_DIGITS - 1
 
 # The fields that have choices, and the variable that lists them.
 _CHOICES: Mapping[str, str] = {
@@ -18,6 +19,17 @@ _CHOICES: Mapping[str, str] = {
     "durability": env.OTEL_FEEDBACK_DURABILITY,
     "delivery": env.OTEL_FEEDBACK_DELIVERY,
     "on_unsampled": env.OTEL_FEEDBACK_ON_UNSAMPLED,
+}
+
+# The fields that are numbers: the variable, the lowest and the highest. More threads than a hundred deliver no faster,
+# and ten years are for ever.
+NUMBERS: Mapping[str, tuple[str, int, int]] = {
+    "key_wait_millis": (env.OTEL_FEEDBACK_KEY_WAIT_MILLIS, 0, MAX_NUMBER),
+    "exit_timeout_millis": (env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS, 0, MAX_NUMBER),
+    "max_queue_size": (env.OTEL_FEEDBACK_MAX_QUEUE_SIZE, 1, MAX_NUMBER),
+    "max_export_batch_size": (env.OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE, 1, 10_000),
+    "concurrency": (env.OTEL_FEEDBACK_CONCURRENCY, 1, 100),
+    "retention_days": (env.OTEL_FEEDBACK_RETENTION_DAYS, 1, 3_650),
 }
 
 
@@ -46,6 +58,14 @@ class Settings:
         on_unsampled: what becomes of feedback on a span that was not sampled.
 
         exit_timeout_millis: how long a process may go on delivering at its exit.
+
+        max_queue_size: how many judgements may wait at a destination.
+
+        max_export_batch_size: how many are taken at once for a destination.
+
+        concurrency: how many threads deliver to a destination when there is much to do.
+
+        retention_days: how long keys, and judgements that are settled everywhere, are kept.
     """
 
     disabled: bool = False
@@ -57,14 +77,19 @@ class Settings:
     delivery: Literal["thread", "none"] = "thread"
     on_unsampled: Literal["skip", "export"] = "skip"
     exit_timeout_millis: int = 2_000
+    max_queue_size: int = 1_000_000
+    max_export_batch_size: int = 100
+    concurrency: int = 4
+    retention_days: int = 90
 
     def __post_init__(self) -> None:
         """Refuse what the environment could not say either."""
         for name, variable in _CHOICES.items():
             _check_choice(getattr(self, name), variable, name)
-        for name in ("key_wait_millis", "exit_timeout_millis"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name} must be 0 or more", setting=name)
+        for name, (_, lowest, highest) in NUMBERS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not lowest <= value <= highest:
+                raise ConfigurationError(f"{name} must be a whole number, from {lowest} to {highest}", setting=name)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -77,12 +102,16 @@ class Settings:
             disabled=_choice(env.OTEL_FEEDBACK_DISABLED, environ) == "true",
             exporters=_names(env.OTEL_FEEDBACK_EXPORTERS, environ),
             store_url=env.read(env.OTEL_FEEDBACK_STORE_URL, environ),
-            key_wait_millis=_millis(env.OTEL_FEEDBACK_KEY_WAIT_MILLIS, environ),
+            key_wait_millis=_number("key_wait_millis", environ),
             on_unknown_key=cast('Literal["raise", "park"]', _choice(env.OTEL_FEEDBACK_ON_UNKNOWN_KEY, environ)),
             durability=cast('Literal["disk", "process"]', _choice(env.OTEL_FEEDBACK_DURABILITY, environ)),
             delivery=cast('Literal["thread", "none"]', _choice(env.OTEL_FEEDBACK_DELIVERY, environ)),
             on_unsampled=cast('Literal["skip", "export"]', _choice(env.OTEL_FEEDBACK_ON_UNSAMPLED, environ)),
-            exit_timeout_millis=_millis(env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS, environ),
+            exit_timeout_millis=_number("exit_timeout_millis", environ),
+            max_queue_size=_number("max_queue_size", environ),
+            max_export_batch_size=_number("max_export_batch_size", environ),
+            concurrency=_number("concurrency", environ),
+            retention_days=_number("retention_days", environ),
         )
 
 
@@ -100,14 +129,15 @@ def _check_choice(value: str, variable: str, setting: str) -> None:
         raise ConfigurationError(f"{setting} must be one of {', '.join(choices)}", setting=setting)
 
 
-def _millis(name: str, environ: Mapping[str, str] | None) -> int:
-    """Read a number of milliseconds."""
+def _number(field: str, environ: Mapping[str, str] | None) -> int:
+    """Read one of the whole numbers."""
+    name, lowest, highest = NUMBERS[field]
     text = env.read(name, environ)
-    if not text.isascii() or not text.isdigit() or len(text) > MAX_MILLIS_DIGITS:
-        raise ConfigurationError(
-            f"{name} must be a whole number of milliseconds, from 0 to {'9' * MAX_MILLIS_DIGITS}", setting=name
-        )
-    return int(text)
+    # A longer text is no number that is meant, and int() of thousands of digits raises.
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else -1
+    if not lowest <= number <= highest:
+        raise ConfigurationError(f"{name} must be a whole number, from {lowest} to {highest}", setting=name)
+    return number
 
 
 def _names(name: str, environ: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ OTEL_FEEDBACK_DURABILITY = "OTEL_FEEDBACK_DURABILITY"
 OTEL_FEEDBACK_DELIVERY = "OTEL_FEEDBACK_DELIVERY"
 OTEL_FEEDBACK_ON_UNSAMPLED = "OTEL_FEEDBACK_ON_UNSAMPLED"
 OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS = "OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS"
+OTEL_FEEDBACK_MAX_QUEUE_SIZE = "OTEL_FEEDBACK_MAX_QUEUE_SIZE"
+OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE = "OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE"
+OTEL_FEEDBACK_CONCURRENCY = "OTEL_FEEDBACK_CONCURRENCY"
+OTEL_FEEDBACK_RETENTION_DAYS = "OTEL_FEEDBACK_RETENTION_DAYS"
 OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS = "OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS"
 ORQ_API_KEY = "ORQ_API_KEY"
 ORQ_BASE_URL = "ORQ_BASE_URL"
@@ -64,6 +68,12 @@ VARIABLES: Mapping[str, Variable] = {
         ("skip", "export"),
     ),
     OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: Variable("2000", "how long a process may go on delivering at its exit"),
+    OTEL_FEEDBACK_MAX_QUEUE_SIZE: Variable(
+        "1000000", "how many judgements may wait at a destination; more are refused with `OutboxFullError`"
+    ),
+    OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE: Variable("100", "how many judgements are taken at once for a destination"),
+    OTEL_FEEDBACK_CONCURRENCY: Variable("4", "how many threads deliver to a destination when there is much to do"),
+    OTEL_FEEDBACK_RETENTION_DAYS: Variable("90", "how long keys, and judgements that are settled everywhere, are kept"),
     OTEL_FEEDBACK_BRAINTRUST_HOLD_MILLIS: Variable(
         "60000", "how long after the span's end feedback is held back from Braintrust"
     ),

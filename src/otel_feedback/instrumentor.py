@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from otel_feedback import _active
-from otel_feedback._settings import MAX_MILLIS_DIGITS
+from otel_feedback._settings import MAX_NUMBER, NUMBERS
 from otel_feedback.exceptions import ConfigurationError, MissingExtraError
 from otel_feedback.processor import install
 from otel_feedback.provider import ENTRY_POINT_GROUP, start_from_environment
@@ -40,7 +40,13 @@ except ImportError as error:
 # What OpenTelemetry hands to every instrumentor; of these only the first concerns this one.
 OF_EVERY_INSTRUMENTOR = frozenset({"tracer_provider", "meter_provider", "logger_provider", "event_logger_provider"})
 
-Millis = Annotated[int, pydantic.Field(ge=0, lt=10**MAX_MILLIS_DIGITS)]
+Millis = Annotated[int, pydantic.Field(ge=0, le=MAX_NUMBER)]
+
+
+def _between(field: str) -> Any:
+    """Say between which numbers a setting has to be."""
+    _, lowest, highest = NUMBERS[field]
+    return pydantic.Field(ge=lowest, le=highest)
 
 
 def _registered(names: list[str]) -> list[str]:
@@ -68,6 +74,10 @@ class InstrumentorOptions(TypedDict, total=False):
     delivery: Literal["thread", "none"]
     on_unsampled: Literal["skip", "export"]
     exit_timeout_millis: Millis
+    max_queue_size: Annotated[int, _between("max_queue_size")]
+    max_export_batch_size: Annotated[int, _between("max_export_batch_size")]
+    concurrency: Annotated[int, _between("concurrency")]
+    retention_days: Annotated[int, _between("retention_days")]
     braintrust_hold_millis: Millis
 
 

@@ -9,8 +9,9 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random, SystemRandom
 from types import MappingProxyType
@@ -21,8 +22,9 @@ from opentelemetry import trace
 from otel_feedback import _active, processor
 from otel_feedback._capture import INVALID
 from otel_feedback._correlate import DEFAULT_KINDS, ENDED, ENDS, Call, Correlator, Promise, note_key
-from otel_feedback._deliver import Deliverer, DeliveryThread, drain
+from otel_feedback._deliver import Deliverer, DeliveryThread, Keeper, drain
 from otel_feedback._handle import FeedbackHandle
+from otel_feedback._metrics import Metrics, NoOpMetrics, OpenTelemetryMetrics
 from otel_feedback._record import (
     DeliveryStatus,
     Feedback,
@@ -32,10 +34,11 @@ from otel_feedback._record import (
     check_one_target,
     judgement_id,
     make_record,
+    normal_id,
     stand_in_handle,
 )
-from otel_feedback._retry import RetryPolicy
-from otel_feedback._route import DestinationPlan, Router
+from otel_feedback._retry import DAY_MILLIS, RetryPolicy
+from otel_feedback._route import DestinationPlan, Redact, Router
 from otel_feedback._settings import Settings
 from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
 from otel_feedback.exceptions import (
@@ -46,13 +49,14 @@ from otel_feedback.exceptions import (
     UnknownTargetError,
 )
 from otel_feedback.exporters import FeedbackExporter, where
-from otel_feedback.stores import APP, TRANSITIONS, UNROUTED, Binding, DestinationStats, Entry, Parked, Store
+from otel_feedback.stores import APP, PARKED, TRANSITIONS, UNROUTED, Binding, DestinationStats, Entry, Parked, Store
 from otel_feedback.stores.memory import MemoryStore
 from otel_feedback.stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Tracer
     from typing_extensions import Self, Unpack
 
@@ -72,22 +76,31 @@ FLUSH_POLL_MILLIS = 20
 ANY_KIND = "any"
 
 # What a judgement is that waits for its key: not in the outbox yet.
-PARKED = DeliveryStatus("parked", "no call is known for its key yet")
+_PARKED = DeliveryStatus(PARKED, "no call is known for its key yet")
 
 _DISABLED = Receipt("", "disabled", {})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Engine:
-    """What delivers in one process."""
+    """What delivers in one process: for each destination threads, the first of which wakes the others."""
 
     deliverers: Sequence[Deliverer]
-    threads: Sequence[DeliveryThread]
+    threads: Mapping[str, Sequence[DeliveryThread]] = field(default_factory=dict)
+    # Whether `deliver()` has been called here.
+    has_delivered: bool = False
+    # Those that were asked to stop; one that hangs in a request may still be there.
+    stopped: Sequence[DeliveryThread] = ()
 
     def wake(self) -> None:
         """Say that something is due."""
-        for thread in self.threads:
-            thread.wake()
+        for first, *_ in self.threads.values():
+            first.wake()
+
+    @property
+    def all_threads(self) -> Sequence[DeliveryThread]:
+        """Every thread."""
+        return [thread for threads in self.threads.values() for thread in threads]
 
 
 @dataclass(slots=True)
@@ -119,11 +132,14 @@ class FeedbackProvider:
 
         tracer_provider: whose spans are seen and who opens ours; by default OpenTelemetry's global one.
 
-        redact: sees every judgement before it is validated and stored, and answers the one to keep.
+        redact: sees every judgement before it is validated and stored, and answers the one to keep; or, by exporter's
+            name, what does so for that destination alone, after the judgement was joined.
 
         settings: instead of the environment.
 
         retry: when to try again.
+
+        meter_provider: who is told of what is accepted, delivered and waits; by default OpenTelemetry's global one.
 
         clock: what tells the time.
 
@@ -136,24 +152,36 @@ class FeedbackProvider:
         exporters: Sequence[FeedbackExporter] | None = None,
         store: Store | str | None = None,
         tracer_provider: Any = None,
-        redact: Callable[[Feedback], Feedback] | None = None,
+        redact: Redact | Mapping[str, Redact] | None = None,
         settings: Settings | None = None,
         retry: RetryPolicy | None = None,
+        meter_provider: MeterProvider | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
     ) -> None:
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigurationError("settings is an otel_feedback.Settings", setting="settings")
         self.settings = Settings.from_environment() if settings is None else settings
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._retry = retry or RetryPolicy()
-        self._redact = redact
+        by_name = redact if isinstance(redact, Mapping) else {}
+        self._redact = None if isinstance(redact, Mapping) else redact
+        if not all(map(callable, by_name.values())) or not (self._redact is None or callable(self._redact)):
+            raise ConfigurationError("redact is a function, or functions by exporter's name", setting="redact")
         self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._metrics: Metrics = NoOpMetrics()
         if self.is_disabled:
             exporters, store = (), "memory:"
         exporters = _load(self.settings.exporters) if exporters is None else exporters
         if not isinstance(exporters, (list, tuple)):
             raise ConfigurationError("exporters is a list of exporters, as in [OrqExporter()]", setting="exporters")
-        self._router = Router(exporters, exports_unsampled=self.settings.on_unsampled == "export")
+        self._router = Router(
+            exporters,
+            exports_unsampled=self.settings.on_unsampled == "export",
+            redact={} if self.is_disabled else by_name,
+        )
         self._exporters = self._router.exporters
         self._store = _store_of(self.settings.store_url if store is None else store, self.settings, self._clock)
         self._span_attributes = _span_attributes(exporters)
@@ -167,8 +195,10 @@ class FeedbackProvider:
         self._process: _Process | None = None
         self._is_shut_down = False
         self._finalizer: Any = None
+        self._shutting_down = threading.Lock()
+        self._shut_down_by: int | None = None
         self._lock = threading.RLock()
-        self._pid = os.getpid()
+        _PROVIDERS.add(self)
 
     def __repr__(self) -> str:
         """Name the store and the destinations."""
@@ -216,6 +246,11 @@ class FeedbackProvider:
 
         The tracer provider is flushed first, so that what is held until its span has arrived may go when the span
         ended in this process. Where another process delivers, this one only waits for it.
+
+        Raises:
+            StoreError: when the store cannot be used.
+
+            ConfigurationError: when an exporter lacks something.
         """
         if self.is_disabled:
             return True
@@ -225,25 +260,69 @@ class FeedbackProvider:
         self._release(deadline)
         for deliverer in engine.deliverers:
             deliverer.release()
-            is_flushed &= self._flush(deliverer, deadline)
+        # All at once: while one destination is slow, the others are not waited for.
+        asked = [(thread, thread.ask()) for thread in engine.all_threads]
+        for thread, number in asked:
+            is_flushed &= thread.wait_for(number, self._millis_until(deadline))
+        for deliverer in engine.deliverers:
+            is_flushed &= self._flush(deliverer, engine, deadline)
         for exporter in self._exporters.values():
             is_flushed &= bool(_ask(exporter, "force_flush", self._millis_until(deadline)))
-        return is_flushed and self._store.next_due(UNROUTED) is None
+        return is_flushed and not self._waits()
+
+    def deliver(self, timeout_millis: int = 30_000) -> Mapping[str, DestinationStats]:
+        """Make one pass over what is due, in this thread, and answer the account.
+
+        For a program that drives delivery itself, with `delivery="none"`: a job that runs now and then, a serverless
+        function. The pass ends for a destination when nothing is due there, when it fails, or when time is up; what has
+        begun by then is not cut short.
+
+        Raises:
+            StoreError: when the store cannot be used.
+
+            ConfigurationError: when an exporter lacks something.
+        """
+        if self.is_disabled:
+            return {}
+        engine = self._running()
+        deadline = self._clock.monotonic_nano() + timeout_millis * NANOS_PER_MILLI
+        for deliverer in engine.deliverers:
+            _start_exporter(deliverer.exporter)
+            if not engine.has_delivered:  # what it was paused for may have been mended since
+                self._store.resume(deliverer.name)
+        engine.has_delivered = True
+        drain(self._keeper(), deadline_nano=deadline, clock=self._clock)
+        for deliverer in engine.deliverers:
+            drain(deliverer, deadline_nano=deadline, clock=self._clock)
+        return self.stats()
 
     def shutdown(self, timeout_millis: int | None = None) -> None:
         """Make one pass over what is due, at most `exit_timeout_millis` long, and stop; the rest stays in the store.
 
         It is idempotent. What is recorded later is accepted and waits for the next process.
         """
+        limit = self.settings.exit_timeout_millis if timeout_millis is None else timeout_millis
+        deadline = self._clock.monotonic_nano() + limit * NANOS_PER_MILLI
+        if self._shut_down_by == threading.get_ident():
+            return  # a signal's handler has come in the middle of it, which goes on after it
+        if not self._shutting_down.acquire(timeout=self._millis_until(deadline) / 1_000):
+            return  # another thread is at it
+        try:
+            self._shut_down_by = threading.get_ident()
+            self._shut_down(deadline)
+        finally:
+            self._shut_down_by = None
+            self._shutting_down.release()
+
+    def _shut_down(self, deadline: int) -> None:
+        """Stop, and give back what was opened, unless something still uses it."""
         atexit.unregister(self.shutdown)
         if self._finalizer is not None:
             self._finalizer.cancel()
             self._finalizer = None
-        self._leave_parent()
-        limit = self.settings.exit_timeout_millis if timeout_millis is None else timeout_millis
-        deadline = self._clock.monotonic_nano() + limit * NANOS_PER_MILLI
         process, self._is_shut_down = self._process, True
-        if process is None or (process.pid == self._pid and self._stop(process, deadline)):
+        # What was opened before a fork is the parent's to give back.
+        if process is None or (process.pid == os.getpid() and self._stop(process, deadline)):
             self._close()
 
     def _stop(self, process: _Process, deadline: int) -> bool:
@@ -255,16 +334,14 @@ class FeedbackProvider:
             engine, process.engine = process.engine, _without_threads(process.engine)
         finally:
             self._lock.release()
-        threads = () if engine is None else engine.threads
+        threads = () if engine is None else (*engine.all_threads, *engine.stopped)
         for thread in threads:
             thread.stop(deadline_nano=deadline)
         is_written = process.correlator.shutdown(self._millis_until(deadline))
         have_ended = [thread.join() for thread in threads]
-        if not (is_written and all(have_ended)):
-            return False
-        if engine is not None and threads:
+        if engine is not None and engine.threads:
             self._tell_what_waits(engine)
-        return True
+        return is_written and all(have_ended)
 
     def _tell_what_waits(self, engine: _Engine) -> None:
         """Say what was not delivered, and what becomes of it."""
@@ -278,24 +355,30 @@ class FeedbackProvider:
 
     def _close(self) -> None:
         """Give back what was opened."""
+        self._metrics.close()
+        # One that another provider has been given, as when a notebook's cell runs again, is that one's now.
+        running = [other for other in list(_PROVIDERS) if other is not self and not other._is_shut_down]  # noqa: SLF001 (of this class)
+        used = [id(exporter) for other in running for exporter in other._exporters.values()]  # noqa: SLF001 (the same)
         for exporter in self._exporters.values():
-            _ask(exporter, "shutdown")
+            if id(exporter) not in used:
+                _ask(exporter, "shutdown")
         self._store.close()
 
     def _leave_parent(self) -> None:
-        """In a forked child, let go of the parent's lock: a thread that does not exist here may hold it."""
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.RLock(), os.getpid()
+        """In a forked child, let go of the parent's lock, which one of its threads may hold."""
+        self._lock = threading.RLock()
+        self._shutting_down, self._shut_down_by = threading.Lock(), None
+        self._metrics.close()
+        self._metrics = NoOpMetrics()
 
     def _here(self) -> _Process:
         """Answer what runs in this process: at first use, and after a fork, there is nothing yet."""
         process = self._process
         if process is not None and process.pid == os.getpid():
             return process
-        self._leave_parent()
         with self._lock:
-            if self._process is None or self._process.pid != self._pid:
-                self._process = _Process(self._pid, self._make_correlator())
+            if self._process is None or self._process.pid != os.getpid():
+                self._process = _Process(os.getpid(), self._make_correlator())
             return self._process
 
     def _make_correlator(self) -> Correlator:
@@ -360,17 +443,42 @@ class FeedbackProvider:
     def _start_engine(self) -> _Engine:
         """Open the store and start what delivers in this process."""
         self._store.open()
+        self._metrics.close()
+        self._metrics = OpenTelemetryMetrics(
+            self._meter_provider,
+            stats=self._store.stats,
+            now=self._clock.time_unix_nano,
+            capacity=self.settings.max_queue_size,
+        )
         deliverers = [self._deliverer(exporter) for exporter in self._exporters.values()]
-        threads: list[DeliveryThread] = []
+        threads: dict[str, Sequence[DeliveryThread]] = {}
         if self._delivers and not self._is_shut_down:
             for deliverer in deliverers:
                 _start_exporter(deliverer.exporter)
                 self._store.resume(deliverer.name)
-            threads = [DeliveryThread(deliverer, clock=self._clock) for deliverer in deliverers]
+            threads = {deliverer.name: self._threads(deliverer) for deliverer in deliverers}
+            # Under a name that no exporter can have.
+            threads[UNROUTED] = [DeliveryThread(self._keeper(), clock=self._clock, helpers=())]
         self._route()
-        for thread in threads:
-            thread.start()
-        return _Engine(deliverers, threads)
+        engine = _Engine(deliverers, threads)
+        for first, *_ in threads.values():
+            first.start()
+        return engine
+
+    def _threads(self, deliverer: Deliverer) -> Sequence[DeliveryThread]:
+        """Make the threads of one destination."""
+        helpers = [DeliveryThread(deliverer, clock=self._clock) for _ in range(self.settings.concurrency - 1)]
+        return [DeliveryThread(deliverer, clock=self._clock, helpers=helpers), *helpers]
+
+    def _keeper(self) -> Keeper:
+        """Make what keeps the store in order."""
+        return Keeper(
+            self._store,
+            destinations=list(self._exporters),
+            join=self._join_overlooked,
+            retention_millis=self.settings.retention_days * DAY_MILLIS,
+            clock=self._clock,
+        )
 
     @property
     def _delivers(self) -> bool:
@@ -385,6 +493,8 @@ class FeedbackProvider:
             clock=self._clock,
             rng=self._rng,
             is_released=self._is_released,
+            batch_size=self.settings.max_export_batch_size,
+            metrics=self._metrics,
         )
 
     def _route(self) -> None:
@@ -395,23 +505,41 @@ class FeedbackProvider:
                 "no exporter is configured: feedback waits as unrouted in %s; set OTEL_FEEDBACK_EXPORTERS",
                 self._store.url,
             )
-        elif (count := self._store.route(list(self._exporters))) > 0:
+        for name, stats in self._store.stats().items() if self._delivers else ():  # else they wait for another process
+            if stats.pending and name not in (*self._exporters, UNROUTED, PARKED):
+                logger.warning(
+                    "%d judgements wait for %s in %s, and there is no exporter of that name here",
+                    stats.pending,
+                    name,
+                    self._store.url,
+                )
+        if self._exporters and (count := self._store.route(list(self._exporters))) > 0:
             logger.info("%d judgements that had waited unrouted go to %s", count, list(self._exporters))
 
-    def _flush(self, deliverer: Deliverer, deadline: int) -> bool:
-        """Deliver to one destination until nothing waits or time is up."""
+    def _flush(self, deliverer: Deliverer, engine: _Engine, deadline: int) -> bool:
+        """Wait until nothing waits for one destination, or time is up."""
+        threads = engine.threads.get(deliverer.name, ())
         pause = threading.Event()
         while True:
-            if self._delivers:
+            if self._delivers and not threads:  # after the shutdown
                 drain(deliverer, deadline_nano=deadline, clock=self._clock)
+            before = deliverer.rounds
             due_millis = deliverer.next_due_millis()
             if due_millis is None:
                 return True
             left_millis = self._millis_until(deadline)
-            # Where others deliver, what they have leased is due when the lease expires, and gone any moment.
-            if not left_millis or (self._delivers and due_millis >= left_millis):
+            # What is leased is due when the lease expires, and gone any moment: here, while a round goes on, and where
+            # others deliver.
+            is_still = before[0] == before[1] and before == deliverer.rounds
+            if not left_millis or (self._delivers and is_still and due_millis >= left_millis):
                 return False
             pause.wait(min(max(due_millis, 1), FLUSH_POLL_MILLIS) / 1_000)
+            if not all(thread.wait_for(thread.ask(), left_millis) for thread in threads):
+                return False
+
+    def _waits(self) -> bool:
+        """Tell whether something waits that no exporter here can deliver: for an exporter, or for its key."""
+        return any(stats.pending for name, stats in self._store.stats().items() if name not in self._exporters)
 
     def _release(self, deadline: int) -> None:
         """Flush the tracer provider; what had ended before has then been exported."""
@@ -514,13 +642,33 @@ class FeedbackProvider:
             return [_DISABLED for _ in feedback]
         engine = self._running()
         accepted = [self._accept(each, waits=waits) for each in feedback]
-        if entries := [each.what for each in accepted if isinstance(each.what, Entry)]:
-            self._store.put_many(entries)
+        about: dict[str, tuple[str, str, str]] = {}
+        for each in accepted:
+            record = each.what.record
+            if about.setdefault(record.id, _about(record)) != _about(record):
+                raise _taken(record)
+        self._put([each.what for each in accepted])
         for each in accepted:
             if isinstance(each.what, Parked):
-                self._park(each.what)
+                self._look_once_more(each.what)
         engine.wake()
         return [self._receipt(each) for each in accepted]
+
+    def _put(self, entries: Sequence[Entry | Parked]) -> None:
+        """Store what was accepted, and tell of it."""
+        try:
+            self._store.put_many(entries)
+        except StoreError as error:
+            for _ in entries:
+                self._metrics.refused(type(error).__name__)
+            raise
+        for each in entries:
+            if isinstance(each, Entry):
+                self._metrics.accepted(each.destinations)
+                for name, reason in each.skipped.items():
+                    self._metrics.settled(name, "skip", reason)
+            else:
+                self._metrics.accepted((PARKED,))
 
     def retract(self, record_id: str) -> Receipt:
         """Take a judgement back at every destination that can; a part not yet delivered is never sent.
@@ -530,13 +678,17 @@ class FeedbackProvider:
         """
         if self.is_disabled:
             return _DISABLED
-        record_id = str(record_id).lower()
+        record_id = normal_id(record_id)
         engine = self._running()
         if self._store.status(record_id) is None:
             raise self._unknown_id(record_id)
+        # What waits for its key goes nowhere, whatever was recorded and taken back under its id before.
+        nowhere = Entry(FeedbackRecord(id=record_id, handle=INVALID, name="", retracts=True), ())
+        if self._store.unpark(record_id, nowhere):
+            return Receipt(record_id, self._store.durability, {})
         latest = self._store.latest(record_id)
-        if latest is None:
-            return self._retract_parked(record_id)
+        if latest is None:  # it was pruned a moment ago
+            raise self._unknown_id(record_id)
         retraction = FeedbackRecord(
             id=latest.id,
             handle=latest.handle,
@@ -547,16 +699,9 @@ class FeedbackProvider:
             retracts=True,
         )
         entry = Entry(retraction, tuple(self._store.destinations(latest.id)))
-        self._store.put_many([entry])
+        self._put([entry])
         engine.wake()
         return self._receipt(_Accepted(entry, {}))
-
-    def _retract_parked(self, record_id: str) -> Receipt:
-        """Take back a judgement that still waits for its key: it goes nowhere."""
-        retraction = FeedbackRecord(id=record_id, handle=INVALID, name="", retracts=True)
-        if not self._store.unpark(record_id, Entry(retraction, ())):
-            return self.retract(record_id)  # it was joined a moment ago
-        return Receipt(record_id, self._store.durability, {})
 
     def status(self, record_id: str) -> Receipt:
         """Answer the receipt of a judgement as it would be now.
@@ -566,19 +711,27 @@ class FeedbackProvider:
         """
         if self.is_disabled:
             return _DISABLED
-        record_id = str(record_id).lower()
+        record_id = normal_id(record_id)
         deliveries = self._store.status(record_id)
         if deliveries is None:
             raise self._unknown_id(record_id)
         latest = self._store.latest(record_id)
         if latest is None:
-            deliveries = dict.fromkeys(self._exporters or (UNROUTED,), PARKED)
+            deliveries = dict.fromkeys(self._exporters or (UNROUTED,), _PARKED)
         missing = {} if latest is None else _missing(self._router.plan(latest, tuple(deliveries)))
         return Receipt(record_id, self._store.durability, deliveries, missing)
 
     def stats(self) -> Mapping[str, DestinationStats]:
-        """Answer the account of each destination."""
-        return self._store.stats()
+        """Answer the account of each destination, and of what waits for an exporter or for its key."""
+        return {} if self.is_disabled else self._store.stats()
+
+    def forget(self, *, user_id: str) -> int:
+        """Erase from the store what one person judged, and every key that names them; say how many judgements it was.
+
+        What they judged and was not delivered yet never will be. What a vendor has stays there: to take it back,
+        `retract` it first. A damaged file that was put aside is not touched.
+        """
+        return 0 if self.is_disabled else self._store.forget(str(user_id))
 
     def plan(self, feedback: Feedback | FeedbackRecord) -> Mapping[str, DestinationPlan]:
         """Say what each destination would get of a judgement, without recording it."""
@@ -617,28 +770,39 @@ class FeedbackProvider:
             rng=self._rng,
         )
         missing = _missing(self._router.plan(record, destinations))
-        if feedback.target is None:
+        handle = feedback.target
+        if handle is None:
             handle = self._handle_of_key(feedback, waits=waits)
-            if handle is None:
-                return _Accepted(Parked(record, kind, key, destinations or None), missing)
-            record = _joined(record, handle)
+            if handle is not None:
+                record = self._with_id_of_earlier(_joined(record, handle), parked_id=record.id)
         if feedback.id is not None:
-            self._check_id(record)
+            self._check_id(record, kind, key)
+        if handle is None:
+            return _Accepted(Parked(self._router.most_redacted(record), kind, key, destinations or None), missing)
         return _Accepted(self._router.entry(record, destinations), missing)
 
-    def _check_id(self, record: FeedbackRecord) -> None:
+    def _with_id_of_earlier(self, record: FeedbackRecord, parked_id: str) -> FeedbackRecord:
+        """Give a judgement the id of the same person's that waited for its key, where it kept the one that it had then.
+
+        Which is so where redaction has left nobody whose id could be derived on the call.
+        """
+        if self.settings.on_unknown_key != "park" or record.id == parked_id:
+            return record
+        earlier = self._store.latest(parked_id)
+        if earlier is None or earlier.id != parked_id or _about(earlier) != _about(record):
+            return record
+        return replace(record, id=parked_id)
+
+    def _check_id(self, record: FeedbackRecord, kind: str, key: str) -> None:
         """Refuse an id under which another call was judged: an id is one judgement, and stays on its call."""
         earlier = self._store.latest(record.id)
-        if earlier is not None and (earlier.handle.trace_id, earlier.handle.span_id, earlier.name) != (
-            record.handle.trace_id,
-            record.handle.span_id,
-            record.name,
-        ):
-            raise InvalidFeedbackError(
-                "this id belongs to a judgement of another call or name; retract that one, or take a new id",
-                field="id",
-                value=record.id,
-            )
+        if earlier is None:  # it is new, or waits for its key, which may be this one
+            waiting = [each.record for each in self._store.parked(kind, key) if each.record.id == record.id]
+            is_its_own = self._store.status(record.id) is None or any(each.name == record.name for each in waiting)
+        else:  # one that was taken back before its key turned up was on no call
+            is_its_own = not earlier.handle.is_valid or _about(earlier) == _about(record)
+        if not is_its_own:
+            raise _taken(record)
 
     def _handle_of_key(self, feedback: Feedback, *, waits: bool) -> FeedbackHandle | None:
         """Look a key up; a key that is not there is an error, unless it shall be parked."""
@@ -673,17 +837,29 @@ class FeedbackProvider:
             deliveries = {name: _first_status(what.skipped.get(name)) for name in what.destinations}
         else:
             joined = self._store.status(what.record.id)
-            deliveries = dict(joined) if joined else dict.fromkeys(what.to or (UNROUTED,), PARKED)
+            deliveries = dict(joined) if joined else dict.fromkeys(what.to or (UNROUTED,), _PARKED)
         return Receipt(what.record.id, self._store.durability, deliveries, accepted.not_carried)
 
     # --- judgements that wait for their key ---
 
-    def _park(self, parked: Parked) -> None:
-        """Keep a judgement for its key, and look once more: the key may have come meanwhile."""
-        self._store.park(parked)
+    def _look_again(self, parked: Parked) -> None:
+        """Look once more for the key of a judgement that was parked: it may have come meanwhile."""
         for kind in DEFAULT_KINDS if parked.kind == ANY_KIND else (parked.kind,):
             for handle in self._store.find(kind, parked.key)[:1]:
                 self._unpark(parked, handle)
+
+    def _look_once_more(self, parked: Parked) -> None:
+        """Look for the key of a judgement that was accepted just now; where that fails it is looked for again later."""
+        try:
+            self._look_again(parked)
+        except StoreError as error:  # it is accepted: nothing is raised any more
+            logger.error("a judgement waits for its key, which could not be looked up: %s", error)  # noqa: TRY400 (it says all)
+
+    def _join_overlooked(self) -> None:
+        """Join what waits for keys that are bound: who bound them was killed before it came to that."""
+        for kind, key in self._store.overlooked(ANY_KIND, DEFAULT_KINDS):
+            for parked in self._store.parked(kind, key):
+                self._look_again(parked)
 
     def _join_parked(self, bindings: Iterable[Binding]) -> None:
         """Join the judgements that waited for keys that have just been bound."""
@@ -702,7 +878,8 @@ class FeedbackProvider:
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""
         destinations = tuple(self._exporters) if parked.to is None else parked.to
-        self._store.unpark(parked.record.id, self._router.entry(_joined(parked.record, handle), destinations))
+        entry = self._router.entry(_joined(parked.record, handle), destinations, is_redacted=True)
+        self._store.unpark(parked.record.id, entry)
 
     # --- capture ---
 
@@ -824,6 +1001,20 @@ def _personal_id(record: FeedbackRecord) -> str:
     return judgement_id(record.handle, record.name, record.source, record.user_id or "")
 
 
+def _about(record: FeedbackRecord) -> tuple[str, str, str]:
+    """Tell what a judgement is about: the call, and under which name."""
+    return record.handle.trace_id, record.handle.span_id, record.name
+
+
+def _taken(record: FeedbackRecord) -> InvalidFeedbackError:
+    """Say that an id is another judgement's."""
+    return InvalidFeedbackError(
+        "this id belongs to a judgement of another call or name; retract that one, or take a new id",
+        field="id",
+        value=record.id,
+    )
+
+
 def _missing(plans: Mapping[str, DestinationPlan]) -> dict[str, tuple[str, ...]]:
     """Name, for each destination, what it cannot carry."""
     return {name: plan.not_carried for name, plan in plans.items() if plan.not_carried}
@@ -838,7 +1029,9 @@ def _ask(whom: object, what: str, *arguments: object) -> object:
     """Call what is not ours, which may fail at it: then the answer is none, and no other one's fault."""
     try:
         return getattr(whom, what)(*arguments)
-    except Exception as error:  # noqa: BLE001 (the boundary to exporters and tracer providers)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (the boundary to exporters and tracer providers)
         logger.error("%s of %s failed: %s", what, type(whom).__name__, where(error))  # noqa: TRY400 (its text may hold a key)
         return None
 
@@ -892,10 +1085,10 @@ def _store_of(store: Store | str, settings: Settings, clock: Clock) -> Store:
         return store
     store = str(store)
     if store in ("memory:", "memory://"):
-        return MemoryStore(clock=clock)
+        return MemoryStore(max_queue_size=settings.max_queue_size, clock=clock)
     scheme, separator, path = store.partition(":///")
     if scheme == "sqlite" and separator and path and path != ":memory:" and "\0" not in path:
-        return SQLiteStore(path, durability=settings.durability, clock=clock)
+        return SQLiteStore(path, durability=settings.durability, max_queue_size=settings.max_queue_size, clock=clock)
     raise ConfigurationError(
         "the store's URL must be sqlite:///path (four slashes for an absolute path) or memory:",
         setting="OTEL_FEEDBACK_STORE_URL",
@@ -915,7 +1108,7 @@ def _at_exit(shutdown: Callable[[], None]) -> Any:
 
 def _without_threads(engine: _Engine | None) -> _Engine | None:
     """Answer what is left of an engine when its threads are gone: what is recorded from now on waits."""
-    return None if engine is None else replace(engine, threads=())
+    return None if engine is None else replace(engine, threads={}, stopped=[*engine.all_threads, *engine.stopped])
 
 
 def _start_exporter(exporter: FeedbackExporter) -> None:
@@ -932,5 +1125,18 @@ def _span_attributes(exporters: Iterable[FeedbackExporter]) -> Mapping[str, str]
         found = {**getattr(exporter, "span_attributes", {}), **found}
     return found
 
+
+# Every provider of this process: a forked child lets go of what is its parent's before any thread can use it there.
+_PROVIDERS: weakref.WeakSet[FeedbackProvider] = weakref.WeakSet()
+
+
+def _leave_parent() -> None:
+    """In a forked child, before anything else runs there."""
+    for provider in list(_PROVIDERS):
+        provider._leave_parent()  # noqa: SLF001 (the hook is one for the process, and part of the class)
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows forks nothing)
+    os.register_at_fork(after_in_child=_leave_parent)
 
 _active.set_default(start_from_environment)

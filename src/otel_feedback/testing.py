@@ -9,29 +9,38 @@ itself does not import pytest, so that an application's own tests need none.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from otel_feedback._dialects import USER_ID
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import DeliveryStatus, FeedbackRecord, FeedbackValue, Part
 from otel_feedback._time import NANOS_PER_MILLI
-from otel_feedback.exceptions import InvalidFeedbackError
+from otel_feedback.exceptions import InvalidFeedbackError, OutboxFullError
 from otel_feedback.exporters import FeedbackExporter, Result, Success
 from otel_feedback.stores import (
     APP,
+    PARKED,
+    PROBE_MILLIS,
     RESPONSE,
+    SET_BACK_MILLIS,
+    STATES,
+    TRANSITIONS,
     UNROUTED,
     Binding,
     DestinationStats,
     Entry,
+    Event,
     Lease,
     Parked,
     PartState,
     Settlement,
+    Standing,
+    State,
     Store,
 )
 
@@ -168,15 +177,21 @@ class _Unreadable(tuple[str, ...]):
 class StoreContract:
     """The contract of `Store`, as tests: inherit it, and define one fixture named `store`.
 
-    The fixture makes an empty store with `self.clock`, opens it, and closes it in the end:
+    The fixture makes an empty store with `self.clock`, opens it, and closes it in the end. Another one,
+    `limited_store`, makes one that lets three records wait at a destination:
 
         class TestMyStore(StoreContract):
             @pytest.fixture
             def store(self):
-                store = MyStore(clock=self.clock)
-                store.open()
-                yield store
-                store.close()
+                with closing(MyStore(clock=self.clock)) as store:
+                    store.open()
+                    yield store
+
+            @pytest.fixture
+            def limited_store(self):
+                with closing(MyStore(max_queue_size=3, clock=self.clock)) as store:
+                    store.open()
+                    yield store
     """
 
     clock: FakeClock
@@ -266,7 +281,6 @@ class StoreContract:
             native={"weave": {"creator": "c"}},
             time_unix_nano=1_767_225_600_123_456_789,
             recorded_at_unix_nano=1_767_225_600_987_654_321,
-            stands=_record(2, value=False),
         )
         store.put(full, ["a"])
 
@@ -302,6 +316,20 @@ class StoreContract:
             raise AssertionError("an entry that cannot be read was put")
 
         _equal((None, None, {}), (store.latest(_record(1).id), store.latest(_record(2).id), dict(store.stats())))
+
+    def test_a_destination_may_keep_a_variant(self, store: Store) -> None:
+        """It gets, and is told as standing, the variant; everybody else gets the record."""
+        variant = _record(1, comment="redacted")
+        store.put_many([Entry(_record(1, comment="secret"), ["a", "b"], variants={"a": variant})])
+        leases = [_lease(store, destination)[0] for destination in "ab"]
+        for lease in leases:
+            _settle(store, lease, "deliver", standing={"comment": Standing(lease.record)})
+        store.put(_record(1), ["a", "b"])
+
+        _equal(["redacted", "secret"], [lease.record.comment for lease in leases])
+        _equal(
+            [leases[0].record, leases[1].record], [_lease(store, name)[0].standing["comment"].record for name in "ab"]
+        )
 
     def test_revisions_are_counted_by_id(self, store: Store) -> None:
         """Records with the same id are numbered in the order in which they were put; other ids are not counted."""
@@ -375,14 +403,16 @@ class StoreContract:
         lease = _lease(store, "a")[0]
 
         _equal(
-            ("a", accepted_at, self.clock.time_unix_nano() + LEASE_MILLIS * NANOS_PER_MILLI, 0, {}, []),
+            ("a", accepted_at, self.clock.time_unix_nano() + LEASE_MILLIS * NANOS_PER_MILLI, 0, {}, {}, False, False),
             (
                 lease.destination,
                 lease.accepted_at_unix_nano,
                 lease.expires_at_unix_nano,
                 lease.attempts,
                 dict(lease.parts),
-                list(lease.earlier),
+                dict(lease.standing),
+                lease.lapsed,
+                lease.is_probe,
             ),
         )
 
@@ -406,17 +436,97 @@ class StoreContract:
 
         _equal([True], [lease.record.value for lease in _lease(store, "a")])
 
-    def test_a_lease_tells_the_earlier_revisions(self, store: Store) -> None:
-        """The lease of a newer revision says, oldest first, what the destination may have of the older ones."""
-        delivered, unclear = {"value": PartState("delivered", "fine")}, {"value": PartState("unclear", "timeout")}
-        for value, parts in ((True, delivered), (False, unclear)):
-            store.put(_record(1, value=value), ["a"])
-            _settle(store, _lease(store, "a")[0], "deliver", parts=parts)
+    def test_a_lease_tells_what_stands_of_the_earlier_revisions(self, store: Store) -> None:
+        """What a revision was settled with as standing is told to the next one, at that destination and no other."""
+        standing = {"value": Standing(_record(1)), "comment": Standing(_record(1), is_unclear=True, others=(3, 2))}
         store.put(_record(1), ["a", "b"])
-        lease = _lease(store, "a")[0]
+        _settle(store, _lease(store, "a")[0], "deliver", standing=standing)
+        store.put(_record(1, value=False), ["a", "b"])
 
-        _equal([(0, delivered), (1, unclear)], [(each.record.revision, dict(each.parts)) for each in lease.earlier])
-        _equal([], list(_lease(store, "b")[0].earlier))
+        _equal([standing, {}], [dict(_lease(store, destination)[0].standing) for destination in "ab"])
+
+    def test_what_stands_is_what_the_newest_settled_revision_said(self, store: Store) -> None:
+        """A revision that was never settled says nothing of what stands; a retry says it as any settlement does."""
+        store.put(_record(1), ["a"])
+        _settle(store, _lease(store, "a")[0], "deliver", standing={"value": Standing(_record(1))})
+        store.put(_record(1, value=False), ["a"])
+        second = Standing(_record(1, value=False, revision=1), is_unclear=True, others=(0,))
+        _settle(store, _lease(store, "a")[0], "retry", standing={"value": second})
+        store.put_many([Entry(_record(1), ["a"]), Entry(_record(1, value=False), ["a"])])
+
+        _equal([{"value": second}], [dict(lease.standing) for lease in _lease(store, "a")])
+
+    def test_a_retry_is_told_what_stands_of_the_revisions_before_it(self, store: Store) -> None:
+        """What a revision was settled with itself is for the next one; its own lease still tells the earlier ones."""
+        store.put(_record(1), ["a"])
+        first = {"value": Standing(_record(1))}
+        _settle(store, _lease(store, "a")[0], "deliver", standing=first)
+        store.put(_record(1, value=False), ["a"])
+        _settle(store, _lease(store, "a")[0], "retry", standing={"value": Standing(_record(1, revision=1), True)})
+
+        _equal([first], [dict(lease.standing) for lease in _lease(store, "a")])
+
+    def test_a_lease_that_follows_one_that_ran_out_is_lapsed(self, store: Store) -> None:
+        """A worker that said nothing may have sent everything; one that asked for a retry has said so."""
+        store.put_many([Entry(_record(1), ["a"]), Entry(_record(2), ["a"])])
+        first, _ = _lease(store, "a")
+        _settle(store, first, "retry", due_unix_nano=self.clock.time_unix_nano())
+        self.clock.advance(millis=LEASE_MILLIS)
+
+        _equal(
+            {_record(1).id: False, _record(2).id: True}, {each.record.id: each.lapsed for each in _lease(store, "a")}
+        )
+
+    def test_by_call_all_judgements_of_a_span_stand_in_one_line(self, store: Store) -> None:
+        """While an older judgement of a span waits or is leased, nothing after it goes; other spans are free."""
+        for number, span_id in ((1, 1), (2, 1), (3, 2)):
+            store.put(_record(number, span_id=span_id), ["a"])
+            self.clock.advance(millis=1)
+        first, other = _lease(store, "a", by_call=True)
+
+        _equal([_record(1).id, _record(3).id], [first.record.id, other.record.id])
+        _equal([], _lease(store, "a", by_call=True))
+        later = self.clock.time_unix_nano() + NANOS_PER_MILLI
+        _settle(store, first, "retry", due_unix_nano=later)
+        _equal(([], later), (_lease(store, "a", by_call=True), store.next_due("a", by_call=True)))
+        self.clock.advance(millis=1)
+        _settle(store, _lease(store, "a", by_call=True)[0], "deliver")
+        _equal([_record(2).id], _ids(_lease(store, "a", by_call=True)))
+
+    def test_by_call_a_line_goes_in_the_order_in_which_it_was_put(self, store: Store) -> None:
+        """An older judgement whose time came later is offered first all the same."""
+        store.put_many([Entry(_record(1), ["a", "b"]), Entry(_record(2), ["a"])])
+        older, _ = _lease(store, "a")
+        _settle(store, older, "retry", due_unix_nano=self.clock.time_unix_nano() + NANOS_PER_MILLI)
+        self.clock.advance(millis=LEASE_MILLIS)
+
+        _equal([_record(1).id], _ids(_lease(store, "a", by_call=True, limit=1)))
+
+    def test_a_time_far_ahead_has_come(self, store: Store) -> None:
+        """What a clock noted that has been set back since is offered, whether it was pending or leased."""
+        store.put_many([Entry(_record(1), ["a"]), Entry(_record(2), ["b"])])
+        _lease(store, "b")
+        self.clock.jump(seconds=-SET_BACK_MILLIS / 1_000 - LEASE_MILLIS / 1_000 - 1)
+        now = self.clock.time_unix_nano()
+
+        _equal([now, now], [store.next_due("a"), store.next_due("b")])
+        _equal([[_record(1).id], [_record(2).id]], [_ids(_lease(store, destination)) for destination in "ab"])
+
+    def test_what_a_clock_has_put_far_ahead_keeps_to_the_limit(self, store: Store) -> None:
+        """Beside what is due there is room for the rest of the limit, and no more."""
+        store.put_many([Entry(_record(number), ["a"]) for number in (1, 2)])
+        self.clock.jump(seconds=-SET_BACK_MILLIS / 1_000 - 1)
+        store.put(_record(3), ["a"])
+
+        _equal([[_record(3).id, _record(1).id], [_record(2).id]], [_ids(_lease(store, "a", limit=2)) for _ in range(2)])
+
+    def test_a_time_within_the_longest_wait_has_not_come(self, store: Store) -> None:
+        """A wait of an hour is one, and so is one that another machine's clock puts a little further ahead."""
+        store.put(_record(1), ["a"])
+        due = self.clock.time_unix_nano() + SET_BACK_MILLIS * NANOS_PER_MILLI
+        _settle(store, _lease(store, "a")[0], "retry", due_unix_nano=due)
+
+        _equal(([], due), (_lease(store, "a"), store.next_due("a")))
 
     # --- settle ---
 
@@ -434,7 +544,7 @@ class StoreContract:
 
     def test_a_retry_is_offered_when_it_is_due_with_its_parts(self, store: Store) -> None:
         """A record that is to be tried again comes at its time, and brings what was settled of it."""
-        parts = {"comment": PartState("delivered"), "value": PartState("unclear", "timeout")}
+        parts = {"comment": PartState("delivered"), "value": PartState("unclear", "timeout", removed=(2, 0))}
         store.put(_record(1), ["a"])
         due = self.clock.time_unix_nano() + 1_000 * NANOS_PER_MILLI
         _settle(store, _lease(store, "a")[0], "retry", parts=parts, due_unix_nano=due)
@@ -513,6 +623,43 @@ class StoreContract:
         _equal([True], [lease.record.retracts for lease in _lease(store, "a")])
         _equal(DestinationStats(recorded=2, pending=1, retracted=1), _account(store, "a"))
 
+    def test_of_several_newer_judgements_the_newest_says_what_becomes_of_a_retry(self, store: Store) -> None:
+        """What was taken back in the end is retracted, what was said anew in the end is superseded."""
+        store.put_many([Entry(_record(1), ["a"]), Entry(_record(2), ["b"])])
+        leases = [*_lease(store, "a"), *_lease(store, "b")]
+        store.put_many([Entry(_record(1, value=False), ["a"]), Entry(_retraction(1), ["a"])])
+        store.put_many([Entry(_retraction(2), ["b"]), Entry(_record(2, value=False), ["b"])])
+        for lease in leases:
+            _settle(store, lease, "retry")
+
+        _equal(DestinationStats(recorded=3, pending=1, retracted=2), _account(store, "a"))
+        _equal(DestinationStats(recorded=3, pending=1, superseded=2), _account(store, "b"))
+
+    def test_several_leases_end_at_once(self, store: Store) -> None:
+        """Each as if it were settled alone; one that is not the newest is told so."""
+        store.put_many([Entry(_record(number), ["a"]) for number in range(3)])
+        first, second, third = _lease(store, "a")
+        _settle(store, second, "deliver")
+        ends = [(first, Settlement("deliver", {})), (second, Settlement("bury", {})), (third, Settlement("skip", {}))]
+
+        _equal([True, False, True], list(store.settle_many(ends)))
+        _equal(["delivered", "delivered", "skipped"], [_states(store, number)["a"] for number in range(3)])
+
+    # --- the table of states ---
+
+    def test_every_arrow_of_the_table_is_walked_and_no_other(self, store: Store) -> None:
+        """Whatever is done to a delivery in a state, it goes where the table says; where that is silent it stays."""
+        number = 0
+        for state in STATES:
+            for event in ARROWS:
+                number += 1
+                record = _record(number, span_id=number)
+                lease = _reach(store, state, record)
+                ARROWS[event](store, lease, self.clock)
+                expected = TRANSITIONS.get((state, event), state)
+                if (actual := _state_of(store, record)) != expected:
+                    raise AssertionError(f"{event} in {state}: expected {expected}, got {actual}")
+
     # --- when something is due ---
 
     def test_nothing_waits_nothing_is_due(self, store: Store) -> None:
@@ -557,7 +704,36 @@ class StoreContract:
         _equal(([], [_record(1).id]), (_lease(store, "a"), _ids(_lease(store, "b"))))
         _equal(["401", None], [_account(store, destination).paused for destination in "ab"])
         self.clock.advance(millis=1)
-        _equal((None, [_record(1).id]), (_account(store, "a").paused, _ids(_lease(store, "a"))))
+        _equal(("401", [_record(1).id]), (_account(store, "a").paused, _ids(_lease(store, "a"))))
+
+    def test_a_pause_that_has_ended_lets_one_record_a_second_through(self, store: Store) -> None:
+        """From the end of a pause until it is resumed one record at a time is offered, to whoever asks, as a probe."""
+        store.put_many([Entry(_record(number), ["a"]) for number in range(3)])
+        store.pause("a", reason="401", until_unix_nano=self.clock.time_unix_nano())
+        (probe,) = _lease(store, "a")
+
+        _equal((True, []), (probe.is_probe, _lease(store, "a")))
+        _equal(self.clock.time_unix_nano() + PROBE_MILLIS * NANOS_PER_MILLI, store.next_due("a"))
+        self.clock.advance(millis=PROBE_MILLIS)
+        _equal([True], [lease.is_probe for lease in _lease(store, "a")])
+        store.resume("a")
+        _equal(([False], None), ([lease.is_probe for lease in _lease(store, "a")], _account(store, "a").paused))
+
+    def test_asking_where_nothing_is_due_uses_up_no_probe(self, store: Store) -> None:
+        """A probe is a record that is offered, not a question."""
+        store.pause("a", reason="401", until_unix_nano=self.clock.time_unix_nano())
+        _lease(store, "a")
+        store.put(_record(1), ["a"])
+
+        _equal([_record(1).id], _ids(_lease(store, "a")))
+
+    def test_a_pause_far_ahead_has_ended(self, store: Store) -> None:
+        """What a clock noted that has been set back since does not keep a destination for ever."""
+        until = self.clock.time_unix_nano() + (SET_BACK_MILLIS + 1) * NANOS_PER_MILLI
+        store.put(_record(1), ["a"])
+        store.pause("a", reason="401", until_unix_nano=until)
+
+        _equal([_record(1).id], _ids(_lease(store, "a")))
 
     def test_a_pause_may_be_ended(self, store: Store) -> None:
         """What is resumed is offered again at once; the newest pause is the one that counts."""
@@ -598,6 +774,14 @@ class StoreContract:
         _equal({"comment": fine, "tags": unclear}, dict(lease.parts))
         _equal((0, self.clock.time_unix_nano()), (lease.attempts, lease.accepted_at_unix_nano))
 
+    def test_what_may_have_arrived_is_unclear_after_a_requeue(self, store: Store) -> None:
+        """A dead part that was unclear before is tried again as such."""
+        store.put(_record(1), ["a"])
+        _settle(store, _lease(store, "a")[0], "bury", parts={"value": PartState("dead", "422", was_unclear=True)})
+        store.requeue(_record(1).id, "a")
+
+        _equal({"value": PartState("unclear", "422")}, dict(_lease(store, "a")[0].parts))
+
     def test_only_what_is_dead_is_requeued(self, store: Store) -> None:
         """A delivery that is pending, leased or delivered, or not there, is left as it is."""
         store.put(_record(1), ["a", "b", "c"])
@@ -619,6 +803,15 @@ class StoreContract:
         _equal([True, True], [store.requeue(_record(number).id, "a") for number in newer])
         _equal(([], DestinationStats(recorded=4, delivered=2, superseded=1, retracted=1)), _left(store, "a"))
 
+    def test_of_several_dead_revisions_the_newest_is_requeued(self, store: Store) -> None:
+        """The older ones stay dead: they would only be superseded."""
+        for value in (True, False):
+            store.put(_record(1, value=value), ["a"])
+            _settle(store, _lease(store, "a")[0], "bury")
+
+        _equal(True, store.requeue(_record(1).id, "a"))
+        _equal(DestinationStats(recorded=2, pending=1, dead=1), _account(store, "a"))
+
     # --- route ---
 
     def test_what_waits_unrouted_is_given_to_its_destinations(self, store: Store) -> None:
@@ -633,6 +826,12 @@ class StoreContract:
             [(_record(1).id, accepted_at), (_record(2).id, accepted_at)],
             [(lease.record.id, lease.accepted_at_unix_nano) for lease in _lease(store, "a")],
         )
+
+    def test_routing_goes_in_steps_oldest_first(self, store: Store) -> None:
+        """No more than the limit is routed at once."""
+        store.put_many([Entry(_record(number), [UNROUTED]) for number in (3, 1, 2)])
+
+        _equal([2, 1, 0], [store.route(["a"], limit=2) for _ in range(3)])
 
     def test_routing_to_nobody_loses_nothing(self, store: Store) -> None:
         """Without a destination the records go on waiting."""
@@ -691,15 +890,26 @@ class StoreContract:
 
     def test_a_retraction_is_leased_with_what_stands_then(self, store: Store) -> None:
         """What somebody else says is read at each lease: between two tries it may have changed."""
-        store.put(_record(1), ["a"])
+        store.put(_record(1), ["b"])
+        _settle(store, _lease(store, "b")[0], "deliver")
         store.put(_record(2), ["b"])
         store.put(_retraction(2), ["b"])
         (first,) = _lease(store, "b")
         _settle(store, first, "retry")
-        store.put(_retraction(1), ["a"])
-        (second,) = _lease(store, "b")
+        store.put(_retraction(1), ["b"])
+        second = next(lease for lease in _lease(store, "b") if lease.record.id == _record(2).id)
 
         _equal([_record(1), None], [lease.record.stands for lease in (first, second)])
+
+    def test_what_stands_is_what_that_destination_was_given(self, store: Store) -> None:
+        """A judgement that went elsewhere, was skipped or is dead does not stand; of a variant the variant does."""
+        variant = _record(1, comment="redacted")
+        store.put_many([Entry(_record(1, comment="secret"), ["a"], variants={"a": variant}), Entry(_record(2), ["b"])])
+        store.put(_record(3), ["a"], skipped={"a": "unsampled"})
+        store.put(_record(4), ["a"])
+        _settle(store, next(each for each in _lease(store, "a") if each.record.id == _record(4).id), "bury")
+
+        _equal(variant, store.standing(_record(9), "a"))
 
     def test_the_destinations_of_a_judgement_are_those_of_all_its_revisions(self, store: Store) -> None:
         """Wherever any revision was put for is named, once; nothing for an unknown id."""
@@ -736,7 +946,7 @@ class StoreContract:
 
         _equal(_record(1).id, _standing(store, 9))
         store.put(_record(2, value=False), ["a"])
-        _equal(_record(2, value=False, revision=2), store.standing(_record(9)))
+        _equal(_record(2, value=False, revision=2), store.standing(_record(9), "a"))
 
     def test_an_empty_store_has_no_accounts(self, store: Store) -> None:
         """A destination appears with its first record."""
@@ -770,33 +980,223 @@ class StoreContract:
         )
         _equal(True, account.is_conserved)
 
+    def test_what_is_tried_again_is_counted(self, store: Store) -> None:
+        """Each attempt that another one follows counts as retried; one that a newer judgement follows does not."""
+        store.put(_record(1), ["a"])
+        _settle(store, _lease(store, "a")[0], "retry")
+        _settle(store, _lease(store, "a")[0], "retry")
+        _settle(store, _lease(store, "a")[0], "retry", counts=False)
+        lease = _lease(store, "a")[0]
+        store.put(_record(1, value=False), ["a"])
+        _settle(store, lease, "retry")
+
+        _equal(DestinationStats(recorded=2, pending=1, superseded=1, retried=2), _account(store, "a"))
+
+    # --- what is limited, pruned and forgotten ---
+
+    def test_a_full_store_refuses_and_puts_nothing(self, limited_store: Store) -> None:
+        """What would make more than three wait at a destination is refused as a whole; other destinations are free."""
+        limited_store.put_many([Entry(_record(number), ["a"]) for number in range(3)])
+        _refused(limited_store, [Entry(_record(8), ["b"]), Entry(_record(9), ["a", "b"])])
+
+        _equal((None, ["a"]), (limited_store.latest(_record(8).id), list(limited_store.stats())))
+        limited_store.put(_record(9), ["b"])
+        _settle(limited_store, _lease(limited_store, "a")[0], "deliver")
+        limited_store.put(_record(9), ["a"])
+        _equal(3, limited_store.stats()["a"].pending)
+
+    def test_a_full_store_takes_a_change_of_mind(self, limited_store: Store) -> None:
+        """What takes the place of a pending judgement makes nothing more wait; what is skipped does not wait."""
+        limited_store.put_many([Entry(_record(number), ["a"]) for number in range(3)])
+        limited_store.put(_record(1, value=False), ["a"])
+        limited_store.put(_record(9), ["a"], skipped={"a": "unsampled"})
+
+        _equal((3, 1), (limited_store.stats()["a"].pending, limited_store.stats()["a"].superseded))
+
+    def test_a_full_store_refuses_what_waits_for_its_key(self, limited_store: Store) -> None:
+        """Of judgements that are parked there may be as many; one that was parked already may change."""
+        limited_store.put_many([Parked(_record(number), APP, "m-1") for number in range(3)])
+        limited_store.put_many([Parked(_record(1, value=False), APP, "m-1")])
+        _refused(limited_store, [Parked(_record(9), APP, "m-2")])
+
+        _equal([], list(limited_store.parked(APP, "m-2")))
+
+    def test_what_is_old_and_done_is_pruned_and_stays_in_the_accounts(self, store: Store) -> None:
+        """A judgement goes with all its revisions and its key; what waits, is dead or is younger stays."""
+        store.bind([Binding(APP, "m-1", _handle(1))])
+        for number, event in enumerate(("deliver", "bury", "retry", "deliver")):
+            store.put(_record(number, span_id=number + 1), ["a"])
+            _settle(store, _lease(store, "a")[0], event, due_unix_nano=self.clock.time_unix_nano() + NANOS_PER_MILLI)
+        self.clock.advance(seconds=1)
+        store.put(_record(3, value=False, span_id=4), ["b"])
+        store.bind([Binding(APP, "m-2", _handle(2))])
+        now = self.clock.time_unix_nano()
+
+        _equal([2, 0], [store.prune(now), store.prune(now)])
+        _equal([None, 1, 2, 3], [(found := store.latest(_record(n).id)) and int(found.id[-3:]) for n in range(4)])
+        _equal([0, 1], [len(store.find(APP, key)) for key in ("m-1", "m-2")])
+        _equal(DestinationStats(recorded=4, pending=1, delivered=2, dead=1, retried=1), _account(store, "a"))
+        _equal((None, None), (store.status(_record(0).id), store.standing(_record(9), "a")))
+
+    def test_what_was_put_just_then_is_not_pruned(self, store: Store) -> None:
+        """Neither a judgement nor a key: only what is older goes."""
+        store.bind([Binding(APP, "m-1", _handle(1))])
+        store.put(_record(1), [])
+        now = self.clock.time_unix_nano()
+
+        _equal([0, 2], [store.prune(before) for before in (now, now + 1)])
+
+    def test_a_key_that_is_bound_again_is_as_young_as_that(self, store: Store) -> None:
+        """Where a call binds its key once more, it is kept for as long from then on."""
+        store.bind([Binding(APP, "m-1", _handle(1)), Binding(APP, "m-2", _handle(2))])
+        self.clock.advance(seconds=1)
+        store.bind([Binding(APP, "m-1", _handle(1))])
+        store.prune(self.clock.time_unix_nano())
+
+        _equal([1, 0], [len(store.find(APP, key)) for key in ("m-1", "m-2")])
+
+    def test_a_judgement_after_a_pruned_one_begins_anew(self, store: Store) -> None:
+        """The same id starts again at its first revision, and nothing stands before it."""
+        store.put(_record(1), ["a"])
+        _settle(store, _lease(store, "a")[0], "deliver", standing={"value": Standing(_record(1))})
+        store.prune(self.clock.time_unix_nano() + 1)
+        store.put(_record(1, value=False), ["a"])
+        (lease,) = _lease(store, "a")
+
+        _equal((0, {}), (lease.record.revision, dict(lease.standing)))
+
+    def test_a_parked_judgement_is_pruned_with_its_record(self, store: Store) -> None:
+        """One that waits for its key stays, however old it is; one that was joined goes with what it became."""
+        store.put_many([Parked(_record(1), APP, "m-1"), Parked(_record(2), APP, "m-1")])
+        store.unpark(_record(1).id, Entry(_record(3), ["a"], skipped={"a": "unsampled"}))
+
+        _equal(1, store.prune(self.clock.time_unix_nano() + 1))
+        _equal((None, {}), (store.status(_record(1).id), store.status(_record(2).id)))
+
+    def test_pruning_goes_in_steps(self, store: Store) -> None:
+        """No more than the limit of each sort is removed at once."""
+        store.put_many([Entry(_record(number), []) for number in range(3)])
+
+        _equal([2, 1, 0], [store.prune(self.clock.time_unix_nano() + 1, limit=2) for _ in range(3)])
+
+    def test_a_person_is_forgotten(self, store: Store) -> None:
+        """What they judged goes with all its revisions, whatever became of it; what waited counts as retracted."""
+        theirs = [_record(number, user_id="u-1", span_id=number) for number in (1, 2)]
+        store.put_many([Entry(theirs[0], ["a"]), Entry(theirs[1], ["a"]), Entry(_record(3, user_id="u-2"), ["a"])])
+        _settle(store, _lease(store, "a", limit=1)[0], "deliver")
+        store.put(replace(theirs[0], value=False), ["a"])
+        store.put_many([Parked(_record(4, user_id="u-1"), APP, "m-9")])
+
+        _equal(4, store.forget("u-1"))
+        _equal([None, None, 3], [(r := store.latest(_record(n).id)) and int(r.id[-3:]) for n in (1, 2, 3)])
+        _equal(([], 0), (list(store.parked(APP, "m-9")), store.forget("u-1")))
+        _equal(DestinationStats(recorded=4, pending=1, delivered=1, retracted=2), _account(store, "a"))
+
+    def test_a_late_worker_settles_nothing_that_was_forgotten(self, store: Store) -> None:
+        """What is on its way when its person is forgotten is told so at the end."""
+        store.put(_record(1, user_id="u-1"), ["a"])
+        (lease,) = _lease(store, "a")
+        store.forget("u-1")
+
+        _equal((False, [], 0), (_settle(store, lease, "deliver"), _lease(store, "a"), store.forget("u-1")))
+
+    def test_calls_no_longer_name_who_was_forgotten(self, store: Store) -> None:
+        """Keys of their calls are removed; what others said of these calls stays, without their name."""
+        call = replace(_handle(1), attributes={USER_ID: "u-1", "gen_ai.request.model": "m"})
+        other = replace(_handle(2), attributes={USER_ID: "u-2", "gen_ai.request.model": "u-1"})
+        store.bind([Binding(APP, "m-1", call), Binding(APP, "m-2", other)])
+        store.put_many(
+            [Entry(replace(_record(1), handle=call), ["a"]), Entry(replace(_record(2), handle=other), ["a"])]
+        )
+
+        _equal(0, store.forget("u-1"))
+        _equal([[], [other]], [list(store.find(APP, key)) for key in ("m-1", "m-2")])
+        _equal(
+            [{"gen_ai.request.model": "m"}, dict(other.attributes)],
+            [dict(lease.record.handle.attributes) for lease in _lease(store, "a")],
+        )
+
+    def test_who_is_named_in_a_variant_alone_is_forgotten(self, store: Store) -> None:
+        """A person whom one destination knows under a name of its own is forgotten by that name, too."""
+        variant = _record(1, user_id="alias")
+        store.put_many([Entry(_record(1, user_id="u-1"), ["a", "b"], variants={"a": variant})])
+
+        _equal((1, None), (store.forget("alias"), store.latest(variant.id)))
+        _equal(([], []), (_lease(store, "a"), _lease(store, "b")))
+
+    def test_a_variant_no_longer_names_who_was_forgotten(self, store: Store) -> None:
+        """What a destination got instead of the record is written anew as well, there and nowhere else."""
+        call = replace(_handle(1), attributes={USER_ID: "u-1", "gen_ai.request.model": "m"})
+        record = replace(_record(1), handle=call)
+        variants = {name: replace(record, comment=name) for name in ("a", "b")}
+        store.put_many([Entry(record, ["a", "b", "c"], variants=variants), Entry(_record(2), ["a", "b", "c"])])
+
+        _equal(0, store.forget("u-1"))
+        known = {"gen_ai.request.model": "m"}
+        for name, comment in (("a", "a"), ("b", "b"), ("c", None)):
+            said = [(lease.record.comment, dict(lease.record.handle.attributes)) for lease in _lease(store, name)]
+            _equal([(comment, known), (None, {})], said)
+
     # --- judgements that wait for their key ---
 
     def test_parked_judgements_wait_for_their_key_oldest_first(self, store: Store) -> None:
-        """A parked judgement is found under its key and kind, as it was parked, and is in no account."""
+        """A parked judgement is found under its key and kind, as it was parked, and is in an account of its own."""
         waiting = [
             Parked(_record(2, comment="c"), APP, "m-1", ("a", "b")),
             Parked(_record(1), APP, "m-1"),
             Parked(_record(3), RESPONSE, "m-1"),
             Parked(_record(4), APP, "m-2", ()),
         ]
-        for parked in waiting:
-            store.park(parked)
+        store.put_many(waiting)
 
         _equal(waiting[:2], list(store.parked(APP, "m-1")))
         _equal([waiting[2:3], waiting[3:]], [list(store.parked(RESPONSE, "m-1")), list(store.parked(APP, "m-2"))])
-        _equal(({}, None, {}), (store.status(_record(1).id), store.latest(_record(1).id), dict(store.stats())))
+        _equal(({}, None), (store.status(_record(1).id), store.latest(_record(1).id)))
+        _equal({PARKED: DestinationStats(recorded=4, pending=4, oldest_unix_nano=0)}, dict(store.stats()))
+
+    def test_records_and_parked_judgements_are_accepted_all_or_none(self, store: Store) -> None:
+        """When one of both cannot be put, none is there."""
+        try:
+            store.put_many([Parked(_record(1), APP, "m-1"), Entry(_record(2), _Unreadable())])
+        except RuntimeError:
+            pass
+        else:
+            raise AssertionError("an entry that cannot be read was put")
+
+        _equal(([], {}), (list(store.parked(APP, "m-1")), dict(store.stats())))
+
+    def test_what_waits_for_a_key_that_is_bound_was_overlooked(self, store: Store) -> None:
+        """Named once for each key, until it is joined; what waits for any kind waits for those that are given."""
+        store.bind(
+            [Binding(APP, "m-1", _handle(1)), Binding(RESPONSE, "m-2", _handle(2)), Binding(APP, "m-3", _handle(3))]
+        )
+        store.put_many(
+            [
+                *[Parked(_record(number), APP, "m-1") for number in (1, 2)],
+                Parked(_record(3), APP, "m-2"),
+                Parked(_record(4), "any", "m-2"),
+                Parked(_record(5), "any", "m-4"),
+                Parked(_record(6), RESPONSE, "m-3"),
+            ]
+        )
+
+        _equal({(APP, "m-1"), ("any", "m-2")}, set(store.overlooked("any", [APP, RESPONSE])))
+        _equal([(APP, "m-1")], list(store.overlooked("any", [APP])))
+        store.unpark(_record(1).id, Entry(_record(11), ["a"]))
+        _equal([(APP, "m-1")], list(store.overlooked("any", [])))
+        store.unpark(_record(2).id, Entry(_record(12), ["a"]))
+        _equal([], list(store.overlooked("any", [])))
 
     def test_parking_under_the_same_id_replaces(self, store: Store) -> None:
         """Of two judgements parked under one id the newer waits, behind those that were there."""
         for record in (_record(1), _record(2), _record(1, value=False)):
-            store.park(Parked(record, APP, "m-1"))
+            store.put_many([Parked(record, APP, "m-1")])
 
         _equal([_record(2), _record(1, value=False)], [parked.record for parked in store.parked(APP, "m-1")])
 
     def test_a_joined_judgement_is_found_by_its_parked_id(self, store: Store) -> None:
         """Once its key turned up, the parked id means the record, whose own id may be another."""
-        store.park(Parked(_record(1), APP, "m-1"))
+        store.put_many([Parked(_record(1), APP, "m-1")])
 
         _equal(True, store.unpark(_record(1).id, Entry(_record(2), ["a"])))
         _equal([], list(store.parked(APP, "m-1")))
@@ -806,25 +1206,95 @@ class StoreContract:
 
     def test_a_parked_judgement_is_joined_once(self, store: Store) -> None:
         """The second of two that join it is told so, and puts nothing."""
-        store.park(Parked(_record(1), APP, "m-1"))
+        store.put_many([Parked(_record(1), APP, "m-1")])
 
         _equal([True, False], [store.unpark(_record(1).id, Entry(_record(1), ["a"])) for _ in range(2)])
         _equal(1, _account(store, "a").recorded)
 
     def test_a_judgement_may_be_parked_again_after_it_was_joined(self, store: Store) -> None:
         """A change of mind by the same key waits anew, and is the next revision when it is joined."""
-        store.park(Parked(_record(1), APP, "m-1"))
+        store.put_many([Parked(_record(1), APP, "m-1")])
         store.unpark(_record(1).id, Entry(_record(1), ["a"]))
-        store.park(Parked(_record(1, value=False), APP, "m-1"))
+        store.put_many([Parked(_record(1, value=False), APP, "m-1")])
 
         _equal([False], [parked.record.value for parked in store.parked(APP, "m-1")])
         _equal(True, store.unpark(_record(1).id, Entry(_record(1, value=False), ["a"])))
         _equal(_record(1, value=False, revision=1), store.latest(_record(1).id))
 
 
-def _lease(store: Store, destination: str, *, limit: int = 100) -> list[Lease]:
+def _lease(store: Store, destination: str, *, limit: int = 100, by_call: bool = False) -> list[Lease]:
     """Lease what is due."""
-    return list(store.lease(destination, limit=limit, duration_millis=LEASE_MILLIS))
+    return list(store.lease(destination, limit=limit, duration_millis=LEASE_MILLIS, by_call=by_call))
+
+
+def _refused(store: Store, entries: Sequence[Entry | Parked]) -> None:
+    """Put what a full store has to refuse."""
+    try:
+        store.put_many(entries)
+    except OutboxFullError as error:
+        _equal((3, store.url), (error.limit, error.store))
+    else:
+        raise AssertionError("a full store took more")
+
+
+def _reach(store: Store, state: State, record: FeedbackRecord) -> Lease:
+    """Bring the delivery of a record at a destination of its own into a state; answer the lease that it had last."""
+    ends: dict[State, Event] = {
+        "pending": "retry",
+        "delivered": "deliver",
+        "dead": "bury",
+        "skipped": "skip",
+        "retracted": "retract",
+    }
+    store.put(record, [record.id])
+    (lease,) = _lease(store, record.id)
+    if state == "superseded":
+        store.put(record, [record.id])
+        _settle(store, lease, "retry")
+    elif state in ends:
+        _settle(store, lease, ends[state])
+    return lease
+
+
+def _state_of(store: Store, record: FeedbackRecord) -> str:
+    """Tell the state of the oldest revision of a record: by the status while it is the newest, else by the account."""
+    account = store.stats()[record.id]
+    newest = (store.status(record.id) or {})[record.id].state
+    if account.recorded == 1:
+        return newest
+    rest = {name: getattr(account, name) for name in ("delivered", "dead", "superseded", "retracted")}
+    rest |= {"pending": account.pending, "skipped": sum(account.skipped.values())}
+    rest["pending" if newest == "leased" else newest] -= 1
+    ((found, _),) = [(name, count) for name, count in rest.items() if count]
+    return found
+
+
+def _newer(store: Store, lease: Lease, record: FeedbackRecord) -> None:
+    """Put a newer revision, and ask for the older one again in both ways that there are."""
+    store.put(record, [record.id])
+    _settle(store, lease, "retry")
+    store.requeue(record.id, record.id)
+
+
+def _settling(event: Event) -> Callable[[Store, Lease, FakeClock], None]:
+    return lambda store, lease, _: (_settle(store, lease, event), None)[1]
+
+
+def _lease_again(store: Store, lease: Lease, clock: FakeClock) -> None:
+    clock.advance(millis=LEASE_MILLIS)
+    _lease(store, lease.record.id)
+
+
+# How each event of the table comes about, from outside.
+ARROWS: Mapping[str, Callable[[Store, Lease, FakeClock], None]] = {
+    "lease": _lease_again,
+    "deliver": _settling("deliver"),
+    "bury": _settling("bury"),
+    "skip": _settling("skip"),
+    "retry": _settling("retry"),
+    "supersede": lambda store, lease, _: _newer(store, lease, replace(lease.record, value=False)),
+    "requeue": lambda store, lease, _: (store.requeue(lease.record.id, lease.record.id), None)[1],
+}
 
 
 def _settle(store: Store, lease: Lease, event: Any, **how: Any) -> bool:
@@ -859,7 +1329,7 @@ def _left(store: Store, destination: str) -> tuple[list[str], DestinationStats]:
 
 
 def _standing(store: Store, number: int, **changes: Any) -> str | None:
-    found = store.standing(_record(number, **changes))
+    found = store.standing(_record(number, **changes), "a")
     return None if found is None else found.id
 
 

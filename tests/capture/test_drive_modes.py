@@ -386,7 +386,8 @@ async def waited_for(world: World, box: Box, place: Awaiting) -> None:
 
 
 async def waited_for_too_long(world: World, box: Box, place: Awaiting) -> None:
-    await astep(world, place, lambda: asyncio.wait_for(box.pop(), 0.005))
+    # Time enough for the few turns until the body waits: where it has not come so far, another thing is compared.
+    await astep(world, place, lambda: asyncio.wait_for(box.pop(), 0.05))
 
 
 async def cancelled(world: World, box: Box, place: Awaiting) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from otel_feedback.cli._worker import account_of
 from otel_feedback.sandbox import Sandbox
+from otel_feedback.stores import DestinationStats
 
 COMMAND = (sys.executable, "-m", "otel_feedback")
 
@@ -172,7 +177,9 @@ def test_a_missing_extra_is_named(module: str, extra: str):
     Where a package of an extra is not installed the command says which extra to install.
     """
     hide = f"import sys; sys.modules[{module!r}] = None; from otel_feedback.cli._main import main; main()"
-    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", hide, "demo", "--exit"], capture_output=True, text=True, timeout=60, check=False
+    )
 
     assert done.returncode == 1
     assert f"pip install 'otel-feedback[{extra}]'" in done.stderr
@@ -198,3 +205,134 @@ def test_a_demo_whose_process_fails_says_so_in_a_sentence():
     assert done.returncode == 1
     assert "OTEL_FEEDBACK_DURABILITY must be one of disk, process" in done.stderr
     assert done.stderr.endswith("otel-feedback: a process of the demo ended too early; what it said is above\n")
+
+
+# --- worker ------------------------------------------------------------------------------------------------------
+
+RECORD = """
+import otel_feedback as of
+from opentelemetry.trace import SpanContext, TraceFlags
+
+with of.FeedbackProvider() as provider:
+    for span_id in (1, 2):
+        handle = of.FeedbackHandle(SpanContext(1, span_id, is_remote=True, trace_flags=TraceFlags(1)))
+        provider.record(handle, "rating", True, comment="words of a user")
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> dict[str, str]:
+    """Two judgements that wait in a store; the environment that names it."""
+    named = {"OTEL_FEEDBACK_STORE_URL": f"sqlite:///{tmp_path}/feedback.db", "OTEL_FEEDBACK_EXPORTERS": "console"}
+    environment = {**os.environ, **named, "OTEL_FEEDBACK_DELIVERY": "none"}
+    subprocess.run([sys.executable, "-c", RECORD], env=environment, check=True, timeout=60)
+    return named
+
+
+def test_a_worker_makes_one_pass_and_tells_the_account(recorded: dict[str, str]):
+    """
+    What other processes recorded is delivered, and the sum is printed; a second pass finds nothing to do.
+    """
+    first, second = run("worker", "--once", **recorded), run("worker", "--once", **recorded)
+
+    assert [0, 0] == [first.returncode, second.returncode]
+    assert [2, 0] == [each.stdout.count("words of a user") for each in (first, second)]
+    assert ["console: 2 recorded = 2 delivered"] * 2 == [each.stdout.splitlines()[-1] for each in (first, second)]
+
+
+def test_a_worker_goes_on_until_it_is_told_to_end(recorded: dict[str, str]):
+    """
+    SIGTERM ends it as a server expects it: with the account, and well.
+    """
+    with subprocess.Popen(
+        [*COMMAND, "worker"], env={**os.environ, **recorded}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(process, "words of a user")
+        until(process, "words of a user")
+        process.send_signal(signal.SIGTERM)
+        said, log = process.communicate(timeout=60)
+
+    assert 0 == process.returncode
+    assert "console: 2 recorded = 2 delivered" in said
+    assert "feedback is kept in sqlite:///" in log
+
+
+def test_a_pass_that_leaves_something_ends_with_one(recorded: dict[str, str]):
+    """
+    Where a vendor cannot be reached the account says what is pending, and the status is one.
+    """
+    unreachable = {"OTEL_FEEDBACK_EXPORTERS": "orq", "ORQ_API_KEY": "k", "ORQ_BASE_URL": "http://127.0.0.1:9"}
+    environment = {**os.environ, **recorded, **unreachable, "OTEL_FEEDBACK_DELIVERY": "none"}
+    subprocess.run([sys.executable, "-c", RECORD], env=environment, check=True, timeout=60)
+    done = run("worker", "--once", **{**recorded, **unreachable})
+
+    assert 1 == done.returncode
+    assert "orq: 2 recorded = 2 pending" in done.stdout
+    assert "console: 2 recorded = 2 pending" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("disabled", "why"), [("false", "no feedback in sqlite:///"), ("true", "OTEL_FEEDBACK_DISABLED")]
+)
+def test_a_pass_without_anything_to_do_says_why(recorded: dict[str, str], tmp_path: Path, disabled: str, why: str):
+    """
+    A mistyped path is an empty store, which is no error, and is said.
+    """
+    mistyped = {"OTEL_FEEDBACK_STORE_URL": f"sqlite:///{tmp_path}/feedbcak.db", "OTEL_FEEDBACK_DISABLED": disabled}
+    done = run("worker", "--once", **{**recorded, **mistyped})
+
+    assert 0 == done.returncode
+    assert f"nothing to deliver: {why}" in done.stdout
+
+
+def test_a_worker_that_cannot_read_the_account_says_so(recorded: dict[str, str]):
+    """
+    Where the store has become another program's file at its end, that is a sentence.
+    """
+    path = Path(recorded["OTEL_FEEDBACK_STORE_URL"].removeprefix("sqlite:///"))
+    with subprocess.Popen(
+        [*COMMAND, "worker"], env={**os.environ, **recorded}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(process, "words of a user")
+        with contextlib.closing(sqlite3.connect(path.with_name("theirs.db"))) as theirs:
+            theirs.execute("CREATE TABLE theirs (x)")
+        path.with_name("theirs.db").replace(path)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+
+    assert 1 == process.returncode
+    last = said.splitlines()[-1]
+    assert f"otel-feedback: {path} is another program's database; give the store a file of its own" == last
+    assert "Traceback" not in said
+
+
+def test_a_worker_that_lacks_a_key_says_which(recorded: dict[str, str]):
+    """
+    What is missing is named in a sentence.
+    """
+    done = run("worker", **{**recorded, "OTEL_FEEDBACK_EXPORTERS": "orq", "ORQ_API_KEY": ""})
+
+    assert 1 == done.returncode
+    assert "otel-feedback: " in done.stderr
+    assert "ORQ_API_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stats", "line"),
+    [
+        (DestinationStats(), "a: 0 recorded = 0"),
+        (
+            DestinationStats(
+                recorded=21, pending=1, delivered=2, dead=3, superseded=4, retracted=5, skipped={"unsampled": 6}
+            ),
+            "a: 21 recorded = 2 delivered + 4 superseded + 5 retracted + 3 dead + 6 skipped (unsampled) + 1 pending",
+        ),
+        (DestinationStats(recorded=1, pending=1, paused="HTTP 401"), "a: 1 recorded = 1 pending; paused: HTTP 401"),
+    ],
+)
+def test_an_account_is_told_as_the_sum_that_it_is(stats: DestinationStats, line: str):
+    """
+    What is nought is left out, and a pause says why.
+    """
+    assert line == account_of("a", stats)

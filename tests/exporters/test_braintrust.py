@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,7 +34,8 @@ from exporter_bench import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_feedback import BraintrustExporter, Part
+from otel_feedback import BraintrustExporter, Part, RetryPolicy
+from otel_feedback._deliver import LEASE_MILLIS, Deliverer
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import (
     PauseDestination,
@@ -44,9 +46,10 @@ from otel_feedback.exporters import (
     Success,
     Unclear,
 )
-from otel_feedback.exporters._http import HTTPOptions
+from otel_feedback.exporters._http import HTTPOptions, NoAnswer
 from otel_feedback.exporters.braintrust import check_parent
-from otel_feedback.testing import ExporterContract
+from otel_feedback.stores.memory import MemoryStore
+from otel_feedback.testing import ExporterContract, FakeClock
 
 UUID = "5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11"
 OTHER = "00000000-0000-4000-8000-000000000002"
@@ -424,6 +427,17 @@ class TestRoutes:
 
         assert [RetryableFailure(f"the project's id could not be looked up: {silence.result.reason}")] == results
 
+    def test_a_look_up_that_was_not_tried_is_no_try_of_the_feedback(self) -> None:
+        """
+        Where an export took too long for a look-up, the items have made no attempt.
+        """
+        late = RetryableFailure("this export took too long already", is_tried=False)
+        made = exporter(parent="project_name:chat")
+        _, results = play(made.exchange(made.parts(record(value=True))), NoAnswer(late))
+
+        reason = f"the project's id could not be looked up: {late.reason}"
+        assert [RetryableFailure(reason, is_tried=False)] == results
+
     @pytest.mark.parametrize("parent", ["", "chat", "project_id:chat", "experiment_id:", "project_name:", "other:1"])
     def test_a_spans_parent_of_another_form_concerns_the_span(self, parent: str) -> None:
         """
@@ -612,8 +626,100 @@ class TestAnswers:
 
         assert isinstance(result, RetryableFailure)
 
+    @pytest.mark.parametrize("action", ["create", "replace"])
+    def test_a_comment_that_may_have_arrived_before_is_sent_at_most_once(self, action: Any) -> None:
+        """
+        Where nobody knows how an earlier try ended, the policy decides before anything is sent; the rest goes.
+        """
+        parts = [
+            replace(part, action=action, may_have_arrived=True)
+            for part in exporter().parts(record(value=True, comment="c", tags=["t"]))
+        ]
+        never_asked, never = play(exporter(comments="at_most_once").exchange(parts))
+        again_asked, again = play(exporter().exchange(parts))
+
+        refused = PermanentFailure("it may have arrived, and comments are sent at most once")
+        assert [Success("HTTP 200"), refused, Success("HTTP 200")] == never
+        assert [Success("HTTP 200")] * 3 == again
+        assert [0, 1] == [
+            sum("comment" in item for batch in batches(requests) for item in batch)
+            for requests in (never_asked, again_asked)
+        ]
+
+    def test_a_comment_that_did_not_arrive_before_is_sent(self) -> None:
+        """
+        Where it is known that nothing was applied, sending it again is still sending it once.
+        """
+        made = exporter(comments="at_most_once")
+        requests, results = play(made.exchange(made.parts(record(comment="c"))))
+
+        assert ([LOGS], [Success("HTTP 200")]) == (paths(requests), results)
+
+    @pytest.mark.parametrize("how", ["no answer", "a worker that ended"])
+    def test_a_comment_that_may_have_arrived_is_not_repeated_by_a_change_of_mind(self, how: str) -> None:
+        """
+        Who changes their thumb and leaves the comment as it was has not asked for it twice.
+        """
+        clock = FakeClock()
+        comments: list[str] = []
+
+        def vendor(request: httpx.Request) -> httpx.Response:
+            said = [item["comment"] for item in asked(request)[1]["feedback"] if "comment" in item]
+            comments.extend(said)
+            if said and how == "no answer":
+                raise httpx.ReadTimeout("lost", request=request)
+            return httpx.Response(200, json={})
+
+        made = exporter(
+            api_key=SECRET,
+            comments="at_most_once",
+            hold_millis=0,
+            options=HTTPOptions(transport=httpx.MockTransport(vendor), clock=clock),
+        )
+        store = MemoryStore(clock=clock)
+        deliverer = Deliverer(
+            store,
+            made,
+            policy=RetryPolicy(),
+            clock=clock,
+            rng=random.Random(1),
+            is_released=lambda handle: True,
+        )
+        store.put(record(value=True, comment="c"), [made.name])
+        if how == "a worker that ended":
+            (lease,) = store.lease(made.name, limit=1, duration_millis=LEASE_MILLIS, by_call=True)
+            made.export(made.parts(lease.record))
+            clock.advance(millis=LEASE_MILLIS)
+        deliverer.run_once()
+        clock.advance(seconds=60)
+        deliverer.run_once()
+        store.put(record(value=False, comment="c"), [made.name])
+        deliverer.run_once()
+        made.shutdown()
+
+        assert ["c"] == comments
+
+    def test_the_judgements_of_a_span_are_delivered_in_their_order(self) -> None:
+        """
+        A row keeps one score for all who judge it, so the engine is told that order matters.
+        """
+        assert exporter().orders_by_call
+
 
 class TestRetraction:
+    @pytest.mark.parametrize("comments", ["at_least_once", "at_most_once"])
+    @pytest.mark.parametrize("may_have_arrived", [False, True])
+    def test_a_comment_is_never_taken_back(self, comments: Any, may_have_arrived: bool) -> None:
+        """
+        Whatever became of an earlier try: nothing is asked of Braintrust, and nothing is dead for it.
+        """
+        made = exporter(comments=comments)
+        parts = [
+            replace(part, may_have_arrived=may_have_arrived) for part in taken_back(made.parts(record(comment="c")))
+        ]
+
+        assert ([], [Skipped("Braintrust cannot take back comment")]) == play(made.exchange(parts))
+
     @pytest.mark.parametrize(
         ("stands", "expected"),
         [

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,13 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace import TracerProvider
 
+from otel_feedback import Part
+from otel_feedback._deliver import EXPORT_MILLIS, LEASE_MILLIS
 from otel_feedback.exceptions import ConfigurationError
 from otel_feedback.exporters import PauseDestination, PermanentFailure, Result, RetryableFailure, Success, Unclear
 from otel_feedback.exporters._http import (
     MAX_ANSWER_BYTES,
+    MAX_EXPORT_MILLIS,
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
@@ -299,22 +303,22 @@ class TestOneByOne:
             (
                 answer(429, retry_after="9"),
                 RetryableFailure("HTTP 429", 9_000),
-                RetryableFailure("not tried after: HTTP 429", 9_000),
+                RetryableFailure("not tried after: HTTP 429", 9_000, is_tried=False),
             ),
             (
                 answer(503, retry_after="9"),
                 Unclear("HTTP 503", 9_000),
-                RetryableFailure("not tried after: HTTP 503", 9_000),
+                RetryableFailure("not tried after: HTTP 503", 9_000, is_tried=False),
             ),
-            (UNCLEAR, UNCLEAR.result, RetryableFailure(f"not tried after: {UNCLEAR.result.reason}")),
-            (REFUSED, REFUSED.result, RetryableFailure(f"not tried after: {REFUSED.result.reason}")),
+            (UNCLEAR, UNCLEAR.result, RetryableFailure(f"not tried after: {UNCLEAR.result.reason}", is_tried=False)),
+            (REFUSED, REFUSED.result, RetryableFailure(f"not tried after: {REFUSED.result.reason}", is_tried=False)),
         ],
     )
     def test_a_destination_that_wants_peace_gets_it(
         self, said: httpx.Response | NoAnswer, first: Result, others: Result
     ) -> None:
         """
-        After a pause, a wish to wait, or silence the parts that are left are not tried.
+        After a pause, a wish to wait, or silence the parts that are left are not tried, and say so.
         """
         requests, results = play(one_by_one(THREE, _post), said)
 
@@ -389,6 +393,33 @@ class TestExport:
 
         assert ["/feedback"] == [request.url.path for request in vendor.requests]
 
+    @pytest.mark.parametrize(
+        ("status", "expected"), [(200, Success), (400, PermanentFailure), (401, PauseDestination), (503, Unclear)]
+    )
+    def test_a_header_that_is_not_ascii_changes_no_answer(
+        self, vendor: Vendor, status: int, expected: type[Result]
+    ) -> None:
+        """
+        What a proxy writes into a header is its own affair (RFC 9110, section 5.5, allows such bytes).
+        """
+        vendor.script(say(status, x_served_by="Zürich", x_request_id="r-ü"))
+        with running(PlainExporter(vendor.url)) as exporter:
+            (result,) = exporter.export(PARTS)
+
+        assert expected is type(result)
+        assert "(request r-ü)" in result.reason
+
+    @pytest.mark.parametrize("location", ["http://[::1", "//", "http://a:b", "\\\\"])
+    def test_a_redirect_to_nowhere_is_one_all_the_same(self, vendor: Vendor, location: str) -> None:
+        """
+        Where it leads is not read.
+        """
+        vendor.script(say(302, location=location))
+        with running(PlainExporter(vendor.url)) as exporter:
+            results = exporter.export(PARTS)
+
+        assert [PauseDestination("HTTP 302")] == results
+
     def test_nobody_at_the_address_is_no_connection(self, vendor: Vendor) -> None:
         """
         Where nothing was sent, nothing was applied.
@@ -438,6 +469,39 @@ class TestExport:
 
         assert [MAX_ANSWER_BYTES, MAX_ANSWER_BYTES] == exporter.read
 
+    @pytest.mark.parametrize(
+        ("content", "coding", "length"),
+        [
+            (gzip.compress(gzip.compress(b" " * 50 * MEGABYTE)), "gzip, gzip", None),
+            (zlib.compress(b" " * 100), "deflate", 100),
+            (b"packed by nobody", "br", 0),
+        ],
+    )
+    def test_an_answer_that_came_packed_unpacks_to_no_more(
+        self, vendor: Vendor, content: bytes, coding: str, length: int | None
+    ) -> None:
+        """
+        None is asked for packed; one that is all the same is unpacked once, and not beyond the limit.
+        """
+        vendor.script(say(200, content, content_encoding=coding))
+        with running(_Reader(vendor.url)) as exporter:
+            exporter.export(PARTS)
+
+        assert "identity" == vendor.requests[0].headers["accept-encoding"]
+        assert exporter.read[0] <= MAX_ANSWER_BYTES
+        assert length in (None, exporter.read[0])
+
+    def test_a_proxy_that_is_none_is_an_error_with_advice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What httpx makes of the environment is told without its text, which may have a password in it.
+        """
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@host:port")
+        with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
+            PlainExporter().start()
+
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is caught.value.__context__ is None
+
     def test_a_dripping_answer_is_read_until_time_is_up(self) -> None:
         """
         The time for an answer counts from its request, however regularly bytes come.
@@ -456,6 +520,37 @@ class TestExport:
             exporter.export(PARTS)
 
         assert [4] == exporter.read
+
+    def test_an_export_begins_no_request_after_a_minute(self) -> None:
+        """
+        What is left of a batch at a slow vendor has not been tried; the next export has its own minute.
+        """
+        clock = FakeClock()
+
+        def slow(request: httpx.Request) -> httpx.Response:
+            clock.advance(seconds=15)
+            return httpx.Response(200)
+
+        options = HTTPOptions(transport=httpx.MockTransport(slow), clock=clock)
+        with running(_OneByOne(options=options)) as exporter:
+            results = [exporter.export([*PARTS] * 7) for _ in range(2)]
+
+        late = "this export took too long already"
+        assert [
+            *[Success("HTTP 200")] * 5,  # the last of them begins with the minute's last moment
+            RetryableFailure(late, is_tried=False),
+            RetryableFailure(f"not tried after: {late}", is_tried=False),
+        ] == results[0]
+        assert results[0] == results[1]
+
+    def test_the_longest_export_ends_before_its_lease(self) -> None:
+        """
+        The last request, each of its waits at the limit, is over before anybody else may send the same.
+        """
+        options = HTTPOptions()
+        longest_request = 4 * options.timeout_millis + options.total_timeout_millis
+
+        assert MAX_EXPORT_MILLIS + longest_request < EXPORT_MILLIS < LEASE_MILLIS
 
     def test_a_request_has_the_timeout_of_the_options(self) -> None:
         """
@@ -528,7 +623,7 @@ class TestExport:
         client = httpx.Client(transport=httpx.MockTransport(fail))
         exporter = PlainExporter()
         with client, pytest.raises(NoAnswer) as caught:
-            exporter._send(client, exporter.request("GET", "/"))
+            exporter._send(client, exporter.request("GET", "/"), sys.maxsize)
 
         assert (None, None) == (caught.value.__cause__, caught.value.__context__)
 
@@ -785,6 +880,17 @@ class TestChecks:
 def _post(part: object) -> Exchange[Result]:
     response = yield httpx.Request("POST", "http://127.0.0.1:9/")
     return result_of(response, now_unix_nano=NOON)
+
+
+class _OneByOne(PlainExporter):
+    """Delivers one part after the other, as orq and Weave do."""
+
+    def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
+        return one_by_one(parts, self._deliver)
+
+    def _deliver(self, part: Part) -> Exchange[Result]:
+        response = yield self.request("POST", "/feedback", part.body)
+        return self.result(response)
 
 
 class _Reader(PlainExporter):

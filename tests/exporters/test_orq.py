@@ -5,12 +5,14 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from exporter_bench import (
     ID,
+    REFUSED,
     SECRET,
     STATUSES,
     TRACE,
@@ -31,7 +33,7 @@ from hypothesis import strategies as st
 
 from otel_feedback import OrqExporter
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
-from otel_feedback.exporters import Result, RetryableFailure, Success
+from otel_feedback.exporters import Result, RetryableFailure, Success, Unclear
 from otel_feedback.exporters._http import HTTPOptions
 from otel_feedback.exporters.orq import CHOICES, PRODUCTS, ulid, ulid_of
 from otel_feedback.testing import ExporterContract
@@ -234,7 +236,7 @@ class TestRequests:
 
     def test_a_change_removes_what_was_there_first(self) -> None:
         """
-        A changed judgement is the removal of every earlier revision and a creation under a new id.
+        A changed judgement is the removal of the revision that is there and a creation under a new id.
         """
         exporter = OrqExporter()
         before, after = record(value=True, revision=1), record(value=False, revision=2)
@@ -244,9 +246,59 @@ class TestRequests:
         assert [Success("HTTP 200")] == results
         assert [
             (REMOVE, {**where, "id": ulid_of(ID, 1)}),
-            (REMOVE, {**where, "id": ulid_of(ID, 0)}),
             (FEEDBACK, {**where, "id": ulid_of(ID, 2), "property": "rating", "value": ["bad"]}),
         ] == [asked(request) for request in requests]
+
+    def test_a_change_removes_every_revision_that_may_be_there(self) -> None:
+        """
+        Where answers were lost, each revision that may have arrived is removed, the newest first, before the new one.
+        """
+        exporter = OrqExporter()
+        parts = changed(exporter, record(value=True, revision=4), record(value=False, revision=5))
+        requests, results = play(exporter.exchange([replace(part, revisions=(4, 2, 0)) for part in parts]))
+
+        assert [Success("HTTP 200")] == results
+        assert [ulid_of(ID, revision) for revision in (4, 2, 0, 5)] == [asked(each)[1]["id"] for each in requests]
+
+    def test_a_revision_that_never_arrived_does_not_hold_the_others_up(self) -> None:
+        """
+        Of those that may be there, a 404 is as good as a removal, and the next is removed all the same.
+        """
+        exporter = OrqExporter()
+        parts = taken_back(exporter.parts(record(value=True, revision=2)))
+        said = (answer(404), answer(200), answer(404))
+        requests, results = play(exporter.exchange([replace(part, revisions=(2, 1, 0)) for part in parts]), *said)
+
+        assert ([REMOVE] * 3, [Success("HTTP 404: it was not there")]) == (paths(requests), results)
+
+    @pytest.mark.parametrize("failure", [answer(500), answer(429), UNCLEAR, REFUSED])
+    def test_a_removal_that_fails_ends_the_removals(self, failure: Any) -> None:
+        """
+        Nothing else is asked of a vendor that does not answer, and nothing is created.
+        """
+        exporter = OrqExporter()
+        parts = changed(exporter, record(value=True, revision=1), record(value=False, revision=2))
+        requests, (result,) = play(
+            exporter.exchange([replace(part, revisions=(1, 0)) for part in parts]), answer(200), failure
+        )
+
+        assert ([REMOVE, REMOVE], True) == (paths(requests), isinstance(result, (RetryableFailure, Unclear)))
+
+    @pytest.mark.parametrize("failure", [answer(401), answer(422), answer(429), answer(500), UNCLEAR, REFUSED])
+    @pytest.mark.parametrize(
+        ("before", "gone"), [((), ()), ((answer(200),), (2,)), ((answer(200), answer(404), answer(200)), (2, 1, 0))]
+    )
+    def test_a_failure_tells_what_was_removed_before_it(
+        self, before: tuple[httpx.Response, ...], gone: tuple[int, ...], failure: Any
+    ) -> None:
+        """
+        Another try need not remove it again, be it that a removal failed or the creation after all of them.
+        """
+        exporter = OrqExporter()
+        parts = changed(exporter, record(value=True, revision=2), record(value=False, revision=3))
+        asking = exporter.exchange([replace(part, revisions=(2, 1, 0)) for part in parts])
+
+        assert [gone] == [result.removed for result in play(asking, *before, failure)[1]]
 
     def test_what_was_never_there_is_as_good_as_removed(self) -> None:
         """
@@ -259,12 +311,14 @@ class TestRequests:
 
     def test_a_removal_is_all_there_is_of_a_retraction(self) -> None:
         """
-        What is taken back is removed, in each revision, and not created again.
+        What is taken back is removed, in each revision that may be there, and not created again.
         """
         exporter = OrqExporter()
-        requests, results = play(exporter.exchange(taken_back(exporter.parts(record(value=True, revision=1)))))
+        parts = taken_back(exporter.parts(record(value=True, revision=1)))
+        requests, results = play(exporter.exchange([replace(part, revisions=(1, 0)) for part in parts]))
 
         assert ([REMOVE, REMOVE], [Success("HTTP 200")]) == (paths(requests), results)
+        assert [ulid_of(ID, 1), ulid_of(ID, 0)] == [asked(request)[1]["id"] for request in requests]
 
     @pytest.mark.parametrize("status", [status for status in STATUSES if status >= 300 and status != 404])
     def test_nothing_is_created_while_the_old_one_stands(self, status: int) -> None:

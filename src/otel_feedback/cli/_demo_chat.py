@@ -1,7 +1,7 @@
 """The demo's first process: a small LLM app, traced with OpenTelemetry, that knows nothing of feedback but `@capture`.
 
 It sends its spans to the endpoints in `OTEL_FEEDBACK_DEMO_ENDPOINTS`. A turn that runs on waits for a line on standard
-input; until then the app has said `waiting` on standard output.
+input; until then the app has said `"waiting"` on standard output.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def stand_in_model(turn: Turn) -> str:
     }
     with tracer.start_as_current_span("chat parrot-1", attributes=attributes):
         if turn.runs_on:
-            print("waiting", flush=True)  # noqa: T201 (how the demo's processes talk)
+            print('"waiting"', flush=True)  # noqa: T201 (how the demo's processes talk)
             await asyncio.to_thread(sys.stdin.readline)
         return turn.answer
 

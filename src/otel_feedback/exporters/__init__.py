@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from otel_feedback._dialects import is_unicode
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,34 +31,51 @@ class RetryableFailure:
     """It was not applied and may be tried again.
 
     `retry_after_millis` is the vendor's wish, which only ever lengthens the wait. `give_up_after_millis` is the age at
-    which this failure is final, for one that is only worth waiting for a while.
+    which this failure is final, for one that is only worth waiting for a while. What was not even tried, because of
+    something before it, has made no attempt. `removed` are the earlier revisions that have been removed all the same:
+    another try need not remove them again.
     """
 
     reason: str
     retry_after_millis: int | None = None
     give_up_after_millis: int | None = None
+    is_tried: bool = True
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """It may have been applied: the answer was lost, or was a 5xx. It is tried again under the same id."""
+    """It may have been applied: the answer was lost, or was a 5xx. It is tried again under the same id.
+
+    `removed` is that of a `RetryableFailure`.
+    """
 
     reason: str
     retry_after_millis: int | None = None
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PermanentFailure:
-    """The vendor refuses this part for what it is: it becomes a dead letter."""
+    """This part is not sent again: the vendor refuses it, or it `may_have_arrived` and must not do so twice.
+
+    `removed` is that of a `RetryableFailure`.
+    """
 
     reason: str
+    may_have_arrived: bool = False
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PauseDestination:
-    """Something is wrong with the destination, not with the part: nothing is sent there until it is mended."""
+    """Something is wrong with the destination, not with the part: nothing is sent there until it is mended.
+
+    `removed` is that of a `RetryableFailure`.
+    """
 
     reason: str
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +97,14 @@ class FeedbackExporter(Protocol):
     - `export` sends parts and answers one result for each, in order. A part may come again under the same id. Its
       `action` is `create`, `replace` (an earlier one with the same id is there) or `retract`. It does not raise; what
       it raises all the same is taken as `Unclear`.
+    - `export` may be called from several threads at once.
     - `force_flush` sends what the exporter itself buffers and says whether all of it went.
     - `shutdown` releases what it holds and is idempotent.
 
     Optional: `exports_unsampled = True` for a destination that needs no trace; `start()`, called before the first
     delivery, which raises `ConfigurationError` where something is missing; `span_attributes`, which capture
-    sets on its own spans.
+    sets on its own spans; `orders_by_call = True` where the vendor keeps one value for all who judge a call, so that
+    what they say has to arrive in the order in which it was accepted.
     """
 
     name: str
@@ -106,8 +127,15 @@ class FeedbackExporter(Protocol):
 
 
 def parts_of(exporter: FeedbackExporter, record: FeedbackRecord) -> dict[str, Part]:
-    """Say what a vendor would get for a record, by kind of part; a retraction says nothing."""
-    return {} if record.retracts else {part.kind: part for part in exporter.parts(record)}
+    """Say what a vendor would get for a record, by kind of part; a retraction says nothing.
+
+    Raises:
+        ValueError: when a kind is no text that a store can keep.
+    """
+    parts = {} if record.retracts else {part.kind: part for part in exporter.parts(record)}
+    if not all(isinstance(kind, str) and is_unicode(kind) for kind in parts):
+        raise ValueError("the kind of a part must be a text")
+    return parts
 
 
 def not_carried(record: FeedbackRecord, parts: Mapping[str, Part]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import threading
+import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timezone
@@ -44,6 +45,8 @@ MAX_ANSWER_BYTES = 1024 * 1024
 MAX_REASON_CHARS = 300
 # A run of characters this long that stands in a vendor's text and in what was said is no coincidence.
 QUOTE_CHARS = 12
+# How long one export may go on beginning requests: with the last one it is over well before a lease runs out.
+MAX_EXPORT_MILLIS = 60_000
 
 # Before any of these a vendor has seen nothing of a request.
 NOTHING_SENT = (
@@ -155,7 +158,9 @@ def not_tried(last: Result) -> Result:
     """Say of a part that it waits because of the one before it."""
     if isinstance(last, PauseDestination):
         return last
-    return RetryableFailure(f"not tried after: {last.reason}", getattr(last, "retry_after_millis", None))
+    return RetryableFailure(
+        f"not tried after: {last.reason}", getattr(last, "retry_after_millis", None), is_tried=False
+    )
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -236,6 +241,8 @@ class HTTPFeedbackExporter:
     """
 
     exports_unsampled = False
+    # The fields that `native` may set, as a `TypedDict`; none, where an exporter takes no native fields.
+    native_type: type | None = None
     _api_key: str | None = None
 
     def __init__(self, *, name: str, base_url: str, options: HTTPOptions | None = None) -> None:
@@ -277,7 +284,13 @@ class HTTPFeedbackExporter:
 
     def request(self, method: str, path: str, body: object = None, **params: str) -> httpx.Request:
         """Build a request to this vendor."""
-        headers = {"accept": "application/json", "user-agent": "otel-feedback", **self.headers}
+        # Not packed, since a small answer could unpack to one that is larger than memory.
+        headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "otel-feedback",
+            **self.headers,
+        }
         if body is None:
             return httpx.Request(method, f"{self.base_url}{path}", params=params or None, headers=headers)
         headers["content-type"] = "application/json"
@@ -294,7 +307,9 @@ class HTTPFeedbackExporter:
         return message_of(response, name, part, secrets=[self._api_key or "", *sent])
 
     def start(self) -> None:
-        """Make ready to send."""
+        """Make ready to send, and load all that this takes: a process that is forked meanwhile would wait for ever."""
+        if self.native_type is not None:
+            _adapter(self.native_type).validate_python({}, strict=True)
         self._warm_client()
 
     def export(self, parts: Sequence[Part]) -> Sequence[Result]:
@@ -322,11 +337,12 @@ class HTTPFeedbackExporter:
 
     def _drive(self, exchange: Exchange[T], client: httpx.Client) -> T:
         """Send what an exchange yields until it returns."""
+        last_nano = self._options.clock.monotonic_nano() + MAX_EXPORT_MILLIS * NANOS_PER_MILLI
         try:
             request = next(exchange)
             while True:
                 try:
-                    response = self._send(client, request)
+                    response = self._send(client, request, last_nano)
                 except NoAnswer as silence:
                     request = exchange.throw(silence)
                 else:
@@ -335,9 +351,12 @@ class HTTPFeedbackExporter:
             result: T = stop.value
             return result
 
-    def _send(self, client: httpx.Client, request: httpx.Request) -> httpx.Response:
-        """Send one request and read its answer."""
-        deadline_nano = self._options.clock.monotonic_nano() + self._options.total_timeout_millis * NANOS_PER_MILLI
+    def _send(self, client: httpx.Client, request: httpx.Request, last_nano: int) -> httpx.Response:
+        """Send one request, if it is not too late to begin one, and read its answer."""
+        now_nano = self._options.clock.monotonic_nano()
+        if now_nano > last_nano:
+            raise NoAnswer(RetryableFailure("this export took too long already", is_tried=False))
+        deadline_nano = now_nano + self._options.total_timeout_millis * NANOS_PER_MILLI
         # Older httpx (before 0.25) gives a request that was built by hand no timeout at all.
         request.extensions = {"timeout": client.timeout.as_dict(), **request.extensions}
         response = self._begin(client, request)
@@ -365,15 +384,17 @@ class HTTPFeedbackExporter:
 
     def _read(self, response: httpx.Response, deadline_nano: int) -> bytes:
         """Read an answer's body as far as it comes, is small enough and in time: its status stands all the same."""
+        if response.is_stream_consumed:  # a transport of somebody's own has read it already
+            return response.content[:MAX_ANSWER_BYTES]
         body = b""
         try:
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES or self._options.clock.monotonic_nano() > deadline_nano:
                     break
         except httpx.RequestError:
-            return body
-        return body[:MAX_ANSWER_BYTES]
+            pass
+        return _decoded(body, response.headers.get("content-encoding", "identity"))[:MAX_ANSWER_BYTES]
 
     def _warm_client(self) -> httpx.Client:
         """Answer this process's client."""
@@ -381,7 +402,21 @@ class HTTPFeedbackExporter:
         with self._lock:
             if self._client is None:
                 seconds = self._options.timeout_millis / 1_000
-                self._client = httpx.Client(timeout=seconds, transport=self._options.transport, follow_redirects=False)
+                try:
+                    self._client = httpx.Client(
+                        timeout=seconds,
+                        transport=self._options.transport,
+                        follow_redirects=False,
+                        event_hooks={"response": [_forget_location]},
+                    )
+                except Exception as error:  # noqa: BLE001 (httpx reads the environment; its text may have a password)
+                    kind = type(error).__name__
+                else:
+                    return self._client
+                raise ConfigurationError(
+                    f"{self.name} cannot make its HTTP client ({kind}): is one of HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, "
+                    "NO_PROXY or SSL_CERT_FILE wrong? socks5:// needs httpx[socks]"
+                )
             return self._client
 
     def _forget_parent(self) -> None:
@@ -400,9 +435,28 @@ def json_of(response: httpx.Response) -> Any:
         return None
 
 
-def _without_coding(headers: httpx.Headers) -> list[tuple[str, str]]:
-    """Drop the header that says how the body was coded: it has been decoded."""
-    return [(name, value) for name, value in headers.items() if name not in ("content-encoding", "content-length")]
+def _decoded(body: bytes, coding: str) -> bytes:
+    """Unpack an answer that came packed although none was asked for so, as far as the cap; of any other, nothing."""
+    if coding in ("", "identity"):
+        return body
+    try:
+        # 32 more than the largest window: the header tells whether it is gzip or zlib.
+        return zlib.decompressobj(zlib.MAX_WBITS + 32).decompress(body, MAX_ANSWER_BYTES)
+    except zlib.error:
+        return b""
+
+
+def _without_coding(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
+    """Drop the headers that say how the body was coded: it has been decoded.
+
+    As bytes: a header's text need not be ASCII (RFC 9110, section 5.5).
+    """
+    return [item for item in headers.raw if item[0].lower() not in (b"content-encoding", b"content-length")]
+
+
+def _forget_location(response: httpx.Response) -> None:
+    """Drop where a redirect leads: none is followed, and httpx would fail at a place that it cannot read."""
+    response.headers.pop("location", None)
 
 
 # --- native fields -----------------------------------------------------------------------------------------------
@@ -426,6 +480,8 @@ def native_fields(record: FeedbackRecord, name: str, published: type) -> Mapping
         InvalidFeedbackError: naming the field that is unknown or of another type.
     """
     given = record.native.get(name, {})
+    if not given:
+        return {}
     known = sorted(published.__annotations__)
     unknown = next((field for field in given if field not in known), None)
     if unknown is not None:

@@ -124,6 +124,11 @@ class BraintrustExporter(HTTPFeedbackExporter):
         options: timeouts and transport.
     """
 
+    # A row keeps one score for all who judge it, and one expected output.
+    orders_by_call = True
+
+    native_type = BraintrustNative
+
     def __init__(
         self,
         parent: str | None = None,
@@ -212,6 +217,12 @@ class BraintrustExporter(HTTPFeedbackExporter):
             for number, part in numbered
             if part.action == "retract" and "scores" not in part.body
         }
+        if self.comments == "at_most_once":
+            results |= {
+                number: PermanentFailure("it may have arrived, and comments are sent at most once")
+                for number, part in numbered
+                if part.kind == "comment" and part.may_have_arrived and part.action != "retract"
+            }
         failed: dict[str, Result] = {}
         for batch in _batches([(number, part) for number, part in numbered if number not in results], self._length_of):
             route = batch[0][1].route
@@ -320,7 +331,8 @@ class BraintrustExporter(HTTPFeedbackExporter):
                 f"{result.reason}; requested: what Braintrust does with a null score is not documented{rest}"
             )
         if part.kind == "comment" and isinstance(result, Unclear) and self.comments == "at_most_once":
-            return PermanentFailure(f"{result.reason}; it may have arrived, and comments are sent at most once")
+            reason = f"{result.reason}; it may have arrived, and comments are sent at most once"
+            return PermanentFailure(reason, may_have_arrived=True)
         return result
 
 
@@ -421,7 +433,8 @@ def _look_up_failed(result: Result) -> Result:
     if isinstance(result, PauseDestination):
         return result
     wait_millis = getattr(result, "retry_after_millis", None)
-    return RetryableFailure(f"the project's id could not be looked up: {result.reason}", wait_millis)
+    is_tried = getattr(result, "is_tried", True)
+    return RetryableFailure(f"the project's id could not be looked up: {result.reason}", wait_millis, is_tried=is_tried)
 
 
 def _projects_of(answer: Any) -> list[Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
@@ -19,11 +20,12 @@ from otel_feedback import environment_variables as env
 from otel_feedback._record import FeedbackRecord, Part, derived_id, part_id
 from otel_feedback._retry import HOUR_MILLIS
 from otel_feedback.exceptions import InvalidFeedbackError
-from otel_feedback.exporters import Result, RetryableFailure, Success
+from otel_feedback.exporters import Result, RetryableFailure, Skipped, Success
 from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
+    NoAnswer,
     Text,
     check_api_key,
     check_names,
@@ -120,6 +122,8 @@ class OrqExporter(HTTPFeedbackExporter):
         options: timeouts and transport.
     """
 
+    native_type = OrqNative
+
     def __init__(
         self,
         api_key: str | None = None,
@@ -195,9 +199,21 @@ class OrqExporter(HTTPFeedbackExporter):
         return record.name if is_choice and CHOICES.get(record.name, frozenset()).issuperset(value) else None
 
     def _deliver(self, part: Part) -> Exchange[Result]:
-        """Create a part; what was there before is removed first, since what a repeated id does is unknown."""
+        """Create a part; what was there before is removed first, since what a repeated id does is unknown.
+
+        A failure tells which revisions are gone: where there are many, no try may ever get through all of them.
+        """
+        gone: list[int] = []
+        try:
+            result = yield from self._replace(part, gone)
+        except NoAnswer as silence:
+            raise NoAnswer(replace(silence.result, removed=tuple(gone))) from silence
+        return result if isinstance(result, (Success, Skipped)) else replace(result, removed=tuple(gone))
+
+    def _replace(self, part: Part, gone: list[int]) -> Exchange[Result]:
+        """Remove what was there before, and create the part."""
         if part.action != "create":
-            removed = yield from self._remove(part)
+            removed = yield from self._remove(part, gone)
             if part.action == "retract" or not isinstance(removed, Success):
                 return removed
         response = yield self.request("POST", "/v2/feedback", part.body)
@@ -206,14 +222,15 @@ class OrqExporter(HTTPFeedbackExporter):
             return Success(reason_of(response, "it is there already"))
         return self._judge(response, part)
 
-    def _remove(self, part: Part) -> Exchange[Result]:
-        """Take back what is there of a part, in every revision; what orq does not have is as good as removed.
+    def _remove(self, part: Part, gone: list[int]) -> Exchange[Result]:
+        """Take back what may be there of a part; what orq does not have is as good as removed.
 
-        Every revision, because which of them has arrived is not certain when an answer was lost.
+        That may be several revisions: which of them has arrived is not certain when an answer was lost. Each that is
+        `gone` is noted there.
         """
         was = part.replaces or part
         removed: Result = Success()
-        for revision in range(was.record.revision, -1, -1):
+        for revision in part.revisions or (was.record.revision,):
             body = {"trace_id": was.body["trace_id"], "product": was.body["product"], "id": ulid_of(was.id, revision)}
             response = yield self.request("POST", "/v2/feedback/remove", body)
             removed = self._judge(response, part)
@@ -221,6 +238,7 @@ class OrqExporter(HTTPFeedbackExporter):
                 removed = Success(reason_of(response, "it was not there"))
             if not isinstance(removed, Success):
                 break
+            gone.append(revision)
         return removed
 
     def _judge(self, response: httpx.Response, part: Part) -> Result:

@@ -106,6 +106,8 @@ class WeaveExporter(HTTPFeedbackExporter):
         options: timeouts and transport.
     """
 
+    native_type = WeaveNative
+
     def __init__(
         self,
         project_id: str | None = None,

@@ -1,0 +1,71 @@
+"""What `worker` does: deliver what other processes have recorded, and tell the account."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from otel_feedback.exceptions import FeedbackError
+from otel_feedback.provider import FeedbackProvider, start_from_environment
+from otel_feedback.stores import DestinationStats
+
+
+def work() -> bool:
+    """Deliver until a signal; what is left then waits in the store, so that it always ends well."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with _provider("thread") as provider:
+        stopped.wait()
+        provider.shutdown()
+        _tell(provider, provider.stats())
+    return True
+
+
+def deliver_once() -> bool:
+    """Make one pass; say whether nothing waits."""
+    with _provider("none") as provider:
+        stats = provider.deliver()
+    _tell(provider, stats)
+    return not any(each.pending for each in stats.values())
+
+
+def account_of(name: str, stats: DestinationStats) -> str:
+    """Write the account of one destination on a line, as the sum that it is."""
+    terms = {
+        "delivered": stats.delivered,
+        "superseded": stats.superseded,
+        "retracted": stats.retracted,
+        "dead": stats.dead,
+        **{f"skipped ({reason})": count for reason, count in stats.skipped.items()},
+        "pending": stats.pending,
+    }
+    told = " + ".join(f"{count} {term}" for term, count in terms.items() if count) or "0"
+    paused = f"; paused: {stats.paused}" if stats.paused else ""
+    return f"{name}: {stats.recorded} recorded = {told}{paused}"
+
+
+@contextmanager
+def _provider(delivery: str) -> Iterator[FeedbackProvider]:
+    """Start the pipeline that the environment describes, with its log on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request is no news
+    try:
+        with start_from_environment({"delivery": delivery}) as provider:
+            yield provider
+    except FeedbackError as error:
+        raise SystemExit(f"otel-feedback: {error}") from error
+
+
+def _tell(provider: FeedbackProvider, stats: Mapping[str, DestinationStats]) -> None:
+    """Print the accounts, or that there are none: the path may be mistyped."""
+    if not stats:
+        why = (
+            "OTEL_FEEDBACK_DISABLED is set" if provider.is_disabled else f"no feedback in {provider.settings.store_url}"
+        )
+        print(f"nothing to deliver: {why}")  # noqa: T201 (a command's answer)
+    for name, each in stats.items():
+        print(account_of(name, each))  # noqa: T201 (a command's answer)
