@@ -432,6 +432,20 @@ def test_too_many_waiting_bindings_lose_the_oldest(
     ]
 
 
+def test_a_store_that_is_only_slow_gets_every_key(
+    correlator: Correlator, store: FaultyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    However many keys have come since the last write, none is given up while the store takes them.
+    """
+    for number in range(MAX_WAITING_BINDINGS + 1):
+        correlator.bind(binding(f"m-{number}"))
+
+    assert correlator.flush()
+    assert [MAX_WAITING_BINDINGS + 1] == [len(group) for group in store.groups]
+    assert [] == caplog.messages
+
+
 def test_one_key_that_cannot_be_written_costs_no_other(
     correlator: Correlator, store: FaultyStore, bound: list[Binding], caplog: pytest.LogCaptureFixture
 ) -> None:

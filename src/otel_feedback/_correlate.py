@@ -524,12 +524,16 @@ class Correlator:
                 self._bind([binding])
 
     def _drain(self) -> None:
-        """Take what is in the queue, giving up the oldest beyond the limit."""
+        """Take what is in the queue, giving up the oldest beyond the limit while there is no store to write them to.
+
+        A store that is only slow gets them all: among busy threads the writer has a small share of the time.
+        """
         bindings = self._waiting.bindings
         # What is there now: a thread that binds without end must not keep this one here.
         for _ in range(self._queue.qsize()):
             bindings += _binding_of(self._queue.get())
-        if (surplus := len(bindings) - MAX_WAITING_BINDINGS) > 0:
+        surplus = 0 if self._has_store else len(bindings) - MAX_WAITING_BINDINGS
+        if surplus > 0:
             del bindings[:surplus]
             self._waiting.lost += surplus
             if self._waiting.lost >= 2 * self._waiting.told:

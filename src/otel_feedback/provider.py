@@ -863,9 +863,12 @@ class FeedbackProvider:
 
     def _join_parked(self, bindings: Iterable[Binding]) -> None:
         """Join the judgements that waited for keys that have just been bound."""
+        handles: dict[tuple[str, str], FeedbackHandle] = {}
         for binding in bindings:
             for kind in (binding.kind, ANY_KIND) if binding.kind in DEFAULT_KINDS else (binding.kind,):
-                self._join(kind, binding.key, binding.handle)
+                handles.setdefault((kind, binding.key), binding.handle)
+        for kind, key in self._store.awaited(list(handles)):
+            self._join(kind, key, handles[kind, key])
         engine = self._here().engine
         if engine is not None:
             engine.wake()

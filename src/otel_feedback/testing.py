@@ -1187,6 +1187,23 @@ class StoreContract:
         store.unpark(_record(2).id, Entry(_record(12), ["a"]))
         _equal([], list(store.overlooked("any", [])))
 
+    def test_what_is_waited_for_is_told_of_many_keys_at_once(self, store: Store) -> None:
+        """Each kind and key once, and only while something waits for it; none of none."""
+        names = [(kind, f"m-{number}") for number in range(1_500) for kind in (APP, RESPONSE)]
+        waiting = [
+            *[Parked(_record(number), APP, "m-1") for number in (1, 2)],
+            Parked(_record(3), RESPONSE, "m-1"),
+            Parked(_record(4), APP, "m-1499"),
+            Parked(_record(5), "any", "m-3"),
+        ]
+        store.put_many(waiting)
+
+        _equal([(APP, "m-1"), (APP, "m-1499"), (RESPONSE, "m-1")], sorted(store.awaited(names)))
+        _equal([("any", "m-3")], list(store.awaited([("any", "m-3"), ("any", "m-1")])))
+        _equal([[], []], [list(store.awaited([])), list(store.awaited([(APP, "m-3")]))])
+        store.unpark(_record(3).id, Entry(_record(13), ["a"]))
+        _equal([(APP, "m-1"), (APP, "m-1499")], sorted(store.awaited(names)))
+
     def test_parking_under_the_same_id_replaces(self, store: Store) -> None:
         """Of two judgements parked under one id the newer waits, behind those that were there."""
         for record in (_record(1), _record(2), _record(1, value=False)):

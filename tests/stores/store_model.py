@@ -353,6 +353,9 @@ class StoreModel:
     def parked(self, kind: str, key: str) -> list[Parked]:
         return [each for each in self.still_waiting() if (each.kind, each.key) == (kind, key)]
 
+    def awaited(self, names: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        return {(each.kind, each.key) for each in self.still_waiting()} & set(names)
+
     def overlooked(self, any_kind: str, kinds: Sequence[str]) -> set[tuple[str, str]]:
         return {
             (each.kind, each.key)

@@ -246,6 +246,7 @@ class StoreFollowsTheModel(RuleBasedStateMachine):
         for key in ("k1", "k2"):
             self.both(lambda store: [list(store.find(kind, key)) for kind in (APP, RESPONSE)])  # noqa: B023
             self.both(lambda store: list(store.parked(APP, key)))  # noqa: B023
+        self.both(lambda store: set(store.awaited([(APP, key) for key in ("k1", "k2")])))
         self.both(lambda store: set(store.overlooked("any", [RESPONSE])))
         self.both(lambda store: set(store.overlooked(APP, [RESPONSE])))
 

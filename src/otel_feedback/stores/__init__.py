@@ -338,6 +338,10 @@ class Outbox(Protocol):
         """Answer the judgements that wait for a key, oldest first."""
         ...
 
+    def awaited(self, names: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+        """Answer those of some kinds and keys that judgements wait for, each once."""
+        ...
+
     def overlooked(self, any_kind: str, kinds: Sequence[str]) -> Sequence[tuple[str, str]]:
         """Answer the kinds and keys that judgements wait for though they are bound.
 

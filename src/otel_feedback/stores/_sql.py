@@ -49,8 +49,11 @@ _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 T = TypeVar("T")
 Connection = Any  # sqlite3's, or what `connect` answers
 
+# Python's SQLite gives up the interpreter's lock at each step of a statement, and among busy threads waits milliseconds
+# to have it back; so many rows make one statement. SQLite takes 32,766 variables in one.
+ROWS_AT_ONCE = 1_000
 BIND = """
-INSERT INTO keys (kind, key, call, started_at, handle, bound_at) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO keys (kind, key, call, started_at, handle, bound_at) VALUES {rows}
 ON CONFLICT (kind, key, call)
 DO UPDATE SET started_at = excluded.started_at, handle = excluded.handle, bound_at = excluded.bound_at
 """
@@ -200,6 +203,11 @@ COUNT_PARKED = "SELECT count(*), min(recorded_at) FROM parked WHERE record_id IS
 WAITING_FOR = """
 SELECT kind, key, destinations, body FROM parked WHERE kind = ? AND key = ? AND record_id IS NULL ORDER BY rowid
 """
+AWAITED = """
+WITH named (kind, key) AS (VALUES {rows})
+SELECT DISTINCT n.kind, n.key FROM named AS n CROSS JOIN parked AS p ON p.kind = n.kind AND p.key = n.key
+WHERE p.record_id IS NULL
+"""
 OVERLOOKED = """
 SELECT DISTINCT p.kind, p.key FROM parked AS p
 WHERE p.record_id IS NULL AND (
@@ -257,11 +265,19 @@ class SQLStore:
     def bind(self, bindings: Sequence[Binding]) -> None:
         """Keep several bindings at once."""
         now = self._clock.time_unix_nano()
-        rows = [
-            (b.kind, b.key, call_of(b.handle), b.handle.started_at or 0, handle_to_json(b.handle), now)
-            for b in bindings
-        ]
-        self._database.write(lambda connection: _done(connection.executemany(BIND, rows)))
+        statements = _many(
+            BIND,
+            [
+                (b.kind, b.key, call_of(b.handle), b.handle.started_at or 0, handle_to_json(b.handle), now)
+                for b in bindings
+            ],
+        )
+
+        def bind(connection: Connection) -> None:
+            for statement, values in statements:
+                connection.execute(statement, values)
+
+        self._database.write(bind)
 
     def find(self, kind: str, key: str) -> Sequence[FeedbackHandle]:
         """Answer the calls that a key names, newest first."""
@@ -453,6 +469,14 @@ class SQLStore:
             for kind, key, to, body in rows
         ]
 
+    def awaited(self, names: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+        """Answer those of some kinds and keys that judgements wait for."""
+        statements = _many(AWAITED, names)
+        rows: list[tuple[str, str]] = self._database.read(
+            lambda connection: [row for statement in statements for row in connection.execute(*statement).fetchall()]
+        )
+        return rows
+
     def overlooked(self, any_kind: str, kinds: Sequence[str]) -> Sequence[tuple[str, str]]:
         """Answer the kinds and keys that judgements wait for though they are bound."""
         about = {"any_kind": any_kind, "kinds": pydantic_core.to_json(kinds).decode()}
@@ -473,6 +497,18 @@ class SQLStore:
             return True
 
         return self._database.write(unpark, is_vital=True)
+
+
+def _many(statement: str, rows: Sequence[Sequence[object]]) -> Sequence[tuple[str, Sequence[object]]]:
+    """Write a statement about many rows, with the values that it takes, `ROWS_AT_ONCE` at a time."""
+    groups = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+    return [
+        (
+            statement.format(rows=", ".join([f"({', '.join('?' * len(group[0]))})"] * len(group))),
+            [value for row in group for value in row],
+        )
+        for group in groups
+    ]
 
 
 def _done(_: object) -> None:
