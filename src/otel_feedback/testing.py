@@ -904,7 +904,9 @@ class StoreContract:
     def test_what_stands_is_what_that_destination_was_given(self, store: Store) -> None:
         """A judgement that went elsewhere, was skipped or is dead does not stand; of a variant the variant does."""
         variant = _record(1, comment="redacted")
-        store.put_many([Entry(_record(1, comment="secret"), ["a"], variants={"a": variant}), Entry(_record(2), ["b"])])
+        variants = {"a": variant, "A": _record(1, comment="also redacted")}
+        entry = Entry(_record(1, comment="secret"), ["A", "a"], variants=variants)
+        store.put_many([entry, Entry(_record(2), ["b"])])
         store.put(_record(3), ["a"], skipped={"a": "unsampled"})
         store.put(_record(4), ["a"])
         _settle(store, next(each for each in _lease(store, "a") if each.record.id == _record(4).id), "bury")
@@ -1005,6 +1007,15 @@ class StoreContract:
         limited_store.put(_record(9), ["a"])
         _equal(3, limited_store.stats()["a"].pending)
 
+    def test_a_full_destination_fills_no_other(self, limited_store: Store) -> None:
+        """Each destination is counted by itself, whichever of them is the full one."""
+        limited_store.put_many([Entry(_record(1), ["a", "c"]), *[Entry(_record(n), ["b"]) for n in (2, 3, 4)]])
+
+        for name in ("a", "c"):
+            limited_store.put(_record(5), [name])
+        _refused(limited_store, [Entry(_record(6), ["b"])])
+        _equal([2, 3, 2], [limited_store.stats()[name].pending for name in ("a", "b", "c")])
+
     def test_a_full_store_takes_a_change_of_mind(self, limited_store: Store) -> None:
         """What takes the place of a pending judgement makes nothing more wait; what is skipped does not wait."""
         limited_store.put_many([Entry(_record(number), ["a"]) for number in range(3)])
@@ -1099,6 +1110,7 @@ class StoreContract:
         store.forget("u-1")
 
         _equal((False, [], 0), (_settle(store, lease, "deliver"), _lease(store, "a"), store.forget("u-1")))
+        _equal(DestinationStats(recorded=1, retracted=1), _account(store, "a"))
 
     def test_calls_no_longer_name_who_was_forgotten(self, store: Store) -> None:
         """Keys of their calls are removed; what others said of these calls stays, without their name."""
