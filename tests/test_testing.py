@@ -310,7 +310,11 @@ class HastyStore(MemoryStore):
         ),
         (
             LimitlessStore,
-            {"test_a_full_store_refuses_and_puts_nothing", "test_a_full_store_refuses_what_waits_for_its_key"},
+            {
+                "test_a_full_destination_fills_no_other",
+                "test_a_full_store_refuses_and_puts_nothing",
+                "test_a_full_store_refuses_what_waits_for_its_key",
+            },
         ),
         (
             BuryingStore,
