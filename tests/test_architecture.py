@@ -24,6 +24,7 @@ LAYERS = {
     "_streams": 0,  # how streams are stepped through: knows nothing of ours
     "_handle": 1,
     "_record": 2,
+    "_declare": 3,  # what an application takes: above what a judgement is, below where it goes
     "_tokens": 2,
     "_metrics": 2,
     "stores": 3,

@@ -197,6 +197,7 @@ GIVEN: Mapping[str, Any] = {
     "durability": "process",
     "delivery": "none",
     "on_unsampled": "export",
+    "undeclared": "refuse",
     "exit_timeout_millis": 999_999_999,
     "max_queue_size": 1,
     "max_export_batch_size": 10_000,
@@ -215,7 +216,7 @@ class TestOptions:
 
         assert {*settings, "braintrust_hold_millis"} == options.keys()
         assert {*settings} == GIVEN.keys()
-        for name in ("disabled", "on_unknown_key", "durability", "delivery", "on_unsampled"):
+        for name in ("disabled", "on_unknown_key", "durability", "delivery", "on_unsampled", "undeclared"):
             assert settings[name] == options[name]
 
     def test_each_wins_over_its_variable(

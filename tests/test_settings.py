@@ -30,6 +30,7 @@ FIELDS = {
     env.OTEL_FEEDBACK_DURABILITY: "durability",
     env.OTEL_FEEDBACK_DELIVERY: "delivery",
     env.OTEL_FEEDBACK_ON_UNSAMPLED: "on_unsampled",
+    env.OTEL_FEEDBACK_UNDECLARED: "undeclared",
     env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: "exit_timeout_millis",
     env.OTEL_FEEDBACK_MAX_QUEUE_SIZE: "max_queue_size",
     env.OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE: "max_export_batch_size",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         retract_feedback,
         set_feedback_provider,
     )
+    from otel_feedback._declare import Declaration, Flag, Labels, Rating, Text, Thumb
     from otel_feedback._handle import FeedbackHandle
     from otel_feedback._record import DeliveryStatus, Feedback, FeedbackRecord, Part, Receipt
     from otel_feedback._retry import RetryPolicy
@@ -79,6 +80,7 @@ _HOMES = {
         "retract_feedback",
         "set_feedback_provider",
     ),
+    "_declare": ("Declaration", "Flag", "Labels", "Rating", "Text", "Thumb"),
     "_handle": ("FeedbackHandle",),
     "_record": ("DeliveryStatus", "Feedback", "FeedbackRecord", "Part", "Receipt"),
     "_retry": ("RetryPolicy",),
@@ -125,6 +127,7 @@ __all__ = [
     "ConfigurationError",
     "ConsoleFeedbackExporter",
     "CorrelationStore",
+    "Declaration",
     "DeliveryStatus",
     "DestinationStats",
     "Exchange",
@@ -135,10 +138,12 @@ __all__ = [
     "FeedbackProvider",
     "FeedbackRecord",
     "FeedbackSpanProcessor",
+    "Flag",
     "HTTPFeedbackExporter",
     "HTTPOptions",
     "InvalidFeedbackError",
     "InvalidTokenError",
+    "Labels",
     "MemoryStore",
     "MissingExtraError",
     "OTLPFeedbackExporter",
@@ -148,6 +153,7 @@ __all__ = [
     "Part",
     "PauseDestination",
     "PermanentFailure",
+    "Rating",
     "Receipt",
     "Result",
     "RetryPolicy",
@@ -158,6 +164,8 @@ __all__ = [
     "Store",
     "StoreError",
     "Success",
+    "Text",
+    "Thumb",
     "Unclear",
     "UnknownTargetError",
     "WeaveExporter",

@@ -13,8 +13,9 @@ from otel_feedback.provider import FeedbackProvider
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from otel_feedback._declare import Declaration
     from otel_feedback._handle import FeedbackHandle
-    from otel_feedback._record import Feedback, FeedbackOptions, GivenValue, Receipt
+    from otel_feedback._record import Feedback, FeedbackOptions, FeedbackRecord, GivenValue, Receipt
     from otel_feedback._settings import Settings
     from otel_feedback.exporters import FeedbackExporter
     from otel_feedback.stores import Store
@@ -30,7 +31,9 @@ def configure(
     exporters: Sequence[FeedbackExporter] | None = None,
     store: Store | str | None = None,
     tracer_provider: Any = None,
+    feedback: Mapping[str, Declaration] | None = None,
     redact: Callable[[Feedback], Feedback] | Mapping[str, Callable[[Feedback], Feedback]] | None = None,
+    filters: Mapping[str, Callable[[FeedbackRecord], bool]] | None = None,
     settings: Settings | None = None,
 ) -> FeedbackProvider:
     """Build a provider, make it the global one, and start it; what was there before is shut down.
@@ -43,7 +46,13 @@ def configure(
         StoreError: when the store cannot be opened or written.
     """
     provider = FeedbackProvider(
-        exporters=exporters, store=store, tracer_provider=tracer_provider, redact=redact, settings=settings
+        exporters=exporters,
+        store=store,
+        tracer_provider=tracer_provider,
+        feedback=feedback,
+        redact=redact,
+        filters=filters,
+        settings=settings,
     ).start()
     set_feedback_provider(provider)
     return provider
@@ -93,14 +102,14 @@ def record_feedback(target: Any = None, name: Any = None, value: Any = None, **o
         name: what is judged, such as `rating` or `helpfulness`.
 
         value: a `bool` is a thumb up or down, an `int` a number on a `scale`, a `float` one between 0 and 1 or on a
-            `scale`, a `str` a label, a list of `str` several labels.
+            `scale`, a `str` a label, a list of `str` several labels; or what was declared of the name.
 
         key: instead of a target, the app's own id under which the call was captured, or the model's response id. A
             key is no authorization: check who owns the answer.
 
         key_kind: looks only among `app`, `response` or `conversation` keys; by default among the first two.
 
-        scale: the lowest and the highest number, both included.
+        scale: the lowest and the highest number, both included; not needed where a `Rating` is declared.
 
         comment: what the person wrote.
 

@@ -12,11 +12,11 @@ import math
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import pydantic_core
 from opentelemetry.trace import SpanContext, TraceFlags
@@ -55,7 +55,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 # How a field says nothing; the others say it with `None`.
-_UNSAID: Mapping[str, object] = MappingProxyType({"tags": (), "metadata": {}, "native": {}})
+_UNSAID: Mapping[str, object] = MappingProxyType({"tags": (), "metadata": {}, "native": {}, "lower_is_better": False})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,9 @@ class FeedbackRecord:
     judgements that were recorded under the same id before this one. A record that `retracts` says nothing: it takes
     the earlier ones back, and `stands` is then the newest judgement of somebody else that holds instead, as it is when
     the retraction is leased; it is not stored.
+
+    What was declared of its name is kept with it: `is_thumb` is true of a declared `Thumb`, false of anything else that
+    is declared, and `None` where nothing is; `lower_is_better` says in which direction its numbers, or its flag, go.
     """
 
     id: str
@@ -110,6 +113,8 @@ class FeedbackRecord:
     revision: int = 0
     retracts: bool = False
     stands: FeedbackRecord | None = None
+    is_thumb: bool | None = None
+    lower_is_better: bool = False
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -124,13 +129,24 @@ class FeedbackRecord:
 
     @property
     def fraction(self) -> float | None:
-        """The value between 0 and 1: a thumb is one of the ends, a number its place on the scale, a label nothing."""
+        """How good it is, from 0 to 1: a thumb is one of the ends, a number its place on the scale, a label nothing.
+
+        1 is always best: where `lower_is_better`, it is the lowest value, or the flag that is down.
+        """
         if isinstance(self.value, bool):
-            return int(self.value)
+            return int(self.value is not self.lower_is_better)
         if not isinstance(self.value, (int, float)):
             return None
         low, high = self.scale or (0, 1)
-        return (self.value - low) / (high - low)
+        # Both ends exactly: `1 - fraction` may be off by a bit.
+        return (high - self.value if self.lower_is_better else self.value - low) / (high - low)
+
+    def is_thumb_under(self, names: Collection[str]) -> bool:
+        """Tell whether the value is a thumb up or down: as declared, else by the names that an exporter takes for one.
+
+        A value that is no boolean, as one that was redacted, is no thumb.
+        """
+        return isinstance(self.value, bool) and (self.name in names if self.is_thumb is None else self.is_thumb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,19 +274,23 @@ def _versioned(bits: int, version: int) -> str:
 # --- validation ------------------------------------------------------------------------------------------------
 
 
-def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: int, rng: Random) -> FeedbackRecord:
+def make_record(
+    feedback: Feedback,
+    handle: FeedbackHandle,
+    *,
+    now_unix_nano: int,
+    rng: Random,
+    is_thumb: bool | None = None,
+    lower_is_better: bool = False,
+) -> FeedbackRecord:
     """Validate a judgement and give it its id; the target has been looked up already.
 
     Raises:
         InvalidFeedbackError: naming the field and what to do.
     """
     check_handle(handle)
-    name = _identifier(feedback.name, "name")
-    if name.lower().startswith("wandb."):
-        raise InvalidFeedbackError(
-            "names that begin with 'wandb.' belong to W&B; choose another", field="name", value=feedback.name
-        )
-    user_id = None if feedback.user_id is None else _identifier(feedback.user_id, "user_id")
+    name = check_name(feedback.name)
+    user_id = None if feedback.user_id is None else identifier(feedback.user_id, "user_id")
     record = _written(
         feedback,
         record_id=_id(feedback, handle, now_unix_nano, rng),
@@ -278,6 +298,8 @@ def make_record(feedback: Feedback, handle: FeedbackHandle, *, now_unix_nano: in
         name=name,
         user_id=user_id,
         now_unix_nano=now_unix_nano,
+        is_thumb=is_thumb,
+        lower_is_better=lower_is_better,
     )
     if record.says_nothing:
         raise InvalidFeedbackError("nothing was said: give a value, a comment, a correction or tags", field="value")
@@ -296,21 +318,36 @@ def redacted(record: FeedbackRecord, redact: Callable[[Feedback], Feedback]) -> 
     feedback = redact(Feedback(target=record.handle, **copy.deepcopy(given)))
     if not isinstance(feedback, Feedback):
         raise InvalidFeedbackError("redact must answer a Feedback", field="redact", value=feedback)
-    user_id = None if feedback.user_id is None else _identifier(feedback.user_id, "user_id")
+    user_id = None if feedback.user_id is None else identifier(feedback.user_id, "user_id")
     written = _written(
-        feedback,
+        without_idle_scale(feedback, record.scale),
         record_id=record.id,
         handle=record.handle,
         name=record.name,
         user_id=user_id,
         now_unix_nano=record.recorded_at_unix_nano,
+        is_thumb=record.is_thumb,
+        lower_is_better=record.lower_is_better,
     )
     _check_size(written)
     return written
 
 
+def without_idle_scale(feedback: Feedback, scale: tuple[float, float] | None) -> Feedback:
+    """Take out the scale that a judgement had, where its number has been redacted: only a new one can be wrong."""
+    return feedback if is_number(feedback.value) or feedback.scale != scale else replace(feedback, scale=None)
+
+
 def _written(
-    feedback: Feedback, *, record_id: str, handle: FeedbackHandle, name: str, user_id: str | None, now_unix_nano: int
+    feedback: Feedback,
+    *,
+    record_id: str,
+    handle: FeedbackHandle,
+    name: str,
+    user_id: str | None,
+    now_unix_nano: int,
+    is_thumb: bool | None,
+    lower_is_better: bool,
 ) -> FeedbackRecord:
     """Check what is said, and write it as a record."""
     return FeedbackRecord(
@@ -325,12 +362,11 @@ def _written(
         user_id=user_id,
         source=_source(feedback.source),
         metadata=_mapping(feedback.metadata, "metadata"),
-        native={
-            exporter: _mapping(body, f"native[{exporter!r}]")
-            for exporter, body in _mapping(feedback.native, "native").items()
-        },
+        native=native_of(feedback.native),
         time_unix_nano=_time(feedback.time_unix_nano, now_unix_nano),
         recorded_at_unix_nano=now_unix_nano,
+        is_thumb=is_thumb,
+        lower_is_better=lower_is_better,
     )
 
 
@@ -339,6 +375,34 @@ def _source(source: object) -> Source:
     if source not in SOURCES:
         raise InvalidFeedbackError(f"source must be one of {', '.join(SOURCES)}", field="source", value=source)
     return SOURCES[SOURCES.index(source)]
+
+
+def check_name(given: object) -> str:
+    """Check the name under which something is judged.
+
+    Raises:
+        InvalidFeedbackError: when it is no text of one line, or one that W&B keeps for itself.
+    """
+    name = identifier(given, "name")
+    if name.lower().startswith("wandb."):
+        raise InvalidFeedbackError(
+            "names that begin with 'wandb.' belong to W&B; choose another", field="name", value=given
+        )
+    return name
+
+
+def native_of(given: object) -> dict[str, dict[str, Any]]:
+    """Check what is set of vendors' own fields: a mapping of JSON by exporter's name.
+
+    Raises:
+        InvalidFeedbackError: naming what is no mapping, or nothing that JSON has a word for.
+    """
+    return {exporter: _mapping(body, f"native[{exporter!r}]") for exporter, body in _mapping(given, "native").items()}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a number, which a boolean is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_size(record: FeedbackRecord) -> None:
@@ -427,7 +491,7 @@ def _value(value: object, scale: object) -> FeedbackValue | None:
     if isinstance(value, (int, float)):
         return _number(value, scale)
     if isinstance(value, str):
-        return _identifier(value, "value")
+        return identifier(value, "value")
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         return _labels(value, "value")
     raise InvalidFeedbackError(
@@ -445,7 +509,7 @@ def _number(value: float, scale: object) -> float:
         raise InvalidFeedbackError(
             "an int needs its scale, as in scale=(1, 5): one star is not 100 %", field="value", value=value
         )
-    low, high = (0.0, 1.0) if scale is None else _ends(scale)
+    low, high = (0.0, 1.0) if scale is None else ends_of(scale)
     if not low <= number <= high:
         hint = "; give scale=(lowest, highest) for another range" if scale is None else ""
         raise InvalidFeedbackError(
@@ -458,15 +522,19 @@ def _scale(scale: object, value: object) -> tuple[float, float] | None:
     """Check a scale, which belongs to numbers only."""
     if scale is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise InvalidFeedbackError("a scale belongs to a number", field="scale", value=scale)
-    return _ends(scale)
+    return ends_of(scale)
 
 
-def _ends(scale: object) -> tuple[float, float]:
-    """Read a scale as its lowest and its highest value."""
+def ends_of(scale: object) -> tuple[float, float]:
+    """Read a scale as its lowest and its highest value.
+
+    Raises:
+        InvalidFeedbackError: when it is not two finite numbers in that order.
+    """
     ends = tuple(scale) if isinstance(scale, (tuple, list)) else ()
-    if len(ends) == 2 and all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends):
+    if len(ends) == 2 and all(map(is_number, ends)):
         low, high = (_plain_number(end, "scale") for end in ends)
         # Two floats may lie so far apart that the range between them is infinite.
         if low < high and math.isfinite(high - low):
@@ -516,8 +584,12 @@ def _plain_text(value: str, name: str) -> str:
     return str.__str__(value)
 
 
-def _identifier(value: object, name: str) -> str:
-    """Check a text of one line that names something: a judgement, a person, a label."""
+def identifier(value: object, name: str) -> str:
+    """Check a text of one line that names something: a judgement, a person, a label.
+
+    Raises:
+        InvalidFeedbackError: when it is none, is too long, or has a line break.
+    """
     text = _text(value, name, limit=MAX_NAME_CHARS)
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise InvalidFeedbackError(
@@ -532,7 +604,7 @@ def _labels(value: object, name: str) -> tuple[str, ...]:
         raise InvalidFeedbackError(f"{name} must be a list of strings", field=name, value=value)
     if not value:
         raise InvalidFeedbackError(f"{name} is an empty list; leave it out instead", field=name, value=value)
-    return tuple(dict.fromkeys(_identifier(label, name) for label in value))
+    return tuple(dict.fromkeys(identifier(label, name) for label in value))
 
 
 def _tags(tags: object) -> tuple[str, ...]:

@@ -7,18 +7,24 @@ and sends nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
 from types import MappingProxyType
 
-from otel_feedback._record import Feedback, FeedbackRecord, Part, redacted
+from otel_feedback._declare import Schema
+from otel_feedback._record import Feedback, FeedbackRecord, Part, make_record, redacted, stand_in_handle
 from otel_feedback.exceptions import ConfigurationError, FeedbackError, InvalidFeedbackError
 from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of, where
 from otel_feedback.stores import PARKED, UNROUTED, Entry
 
 logger = logging.getLogger(__name__)
 
+# What a sample of a declaration is about.
+_ANY_CALL = stand_in_handle("app", "sample")
+
 Redact = Callable[[Feedback], Feedback]
+Filter = Callable[[FeedbackRecord], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,9 @@ class Router:
 
         redact: by destination, what sees a judgement before it is kept for that destination, and answers the one to
             keep.
+
+        filters: by destination, what says whether a judgement goes there; it is asked last, of what is left after
+            `redact`.
     """
 
     def __init__(
@@ -48,10 +57,12 @@ class Router:
         *,
         exports_unsampled: bool,
         redact: Mapping[str, Redact] = MappingProxyType({}),
+        filters: Mapping[str, Filter] = MappingProxyType({}),
     ) -> None:
         self.exporters: dict[str, FeedbackExporter] = {}
         self._exports_unsampled = exports_unsampled
         self._redact = redact
+        self._filters = filters
         for exporter in exporters:
             if isinstance(exporter, type) or not hasattr(exporter, "name") or not hasattr(exporter, "parts"):
                 raise ConfigurationError(
@@ -65,9 +76,8 @@ class Router:
                     setting="exporters",
                 )
             self.exporters[exporter.name] = exporter
-        for name in redact:
-            if name not in self.exporters:
-                raise ConfigurationError(f"redact names no exporter of this process: {name!r}", setting="redact")
+        for setting, by_name in {"redact": redact, "filters": filters}.items():
+            self._check_names(by_name, setting)
 
     def destinations(self, feedback: Feedback) -> tuple[str, ...]:
         """Name the destinations that a judgement asks for, by default all.
@@ -86,20 +96,59 @@ class Router:
             self._check_name(name, "to")
         return tuple(dict.fromkeys(feedback.to))
 
-    def plan(self, record: FeedbackRecord, destinations: Sequence[str]) -> dict[str, DestinationPlan]:
-        """Say what each destination would get; one that is not in this process is left out.
+    def check_declared(self, schema: Schema) -> None:
+        """Refuse declarations whose fields of vendors no destination takes; without a destination, take them.
+
+        Every sample of what is declared is asked about: what only another value would show is refused at the call.
+
+        Raises:
+            ConfigurationError: naming the declaration, and the field.
+        """
+        for name, declared in schema.declared.items() if self.exporters else ():
+            self._check_names(declared.native, f"feedback[{name!r}].native")
+            for value in declared.samples:
+                feedback = schema.completed(Feedback(name=name, value=value))
+                record = make_record(feedback, _ANY_CALL, now_unix_nano=1, rng=Random(0))  # noqa: S311 (a sample's id is nobody's)
+                for destination in declared.native:
+                    try:
+                        self._parts(self.exporters[destination], record)
+                    except FeedbackError as error:
+                        raise ConfigurationError(f"feedback[{name!r}]: {error}", setting="feedback") from None
+
+    def missing(self, record: FeedbackRecord, destinations: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Name, for each destination that is here, what it cannot carry; of a record that may not be joined yet.
 
         Raises:
             InvalidFeedbackError: when a destination refuses the judgement for what it is.
         """
-        here = [name for name in destinations if name in self.exporters]
-        return {name: self._plan(self.exporters[name], self._variant(name, record)) for name in here}
+        plans = {name: self._plan(name, variant) for name, variant in self._variants(record, destinations).items()}
+        return {name: plan.not_carried for name, plan in plans.items() if plan.not_carried}
+
+    def plan(
+        self, record: FeedbackRecord, destinations: Sequence[str], *, is_joined: bool = True
+    ) -> dict[str, DestinationPlan]:
+        """Say what each destination would get; one that is not in this process is left out.
+
+        Of a record that is not joined yet it is not known whether it will be skipped.
+
+        Raises:
+            InvalidFeedbackError: when a destination refuses the judgement for what it is.
+
+            ConfigurationError: when a filter fails.
+        """
+        return {
+            name: replace(self._plan(name, variant), skipped=self._skip_reason(name, variant) if is_joined else None)
+            for name, variant in self._variants(record, destinations).items()
+        }
 
     def entry(self, record: FeedbackRecord, destinations: Sequence[str], *, is_redacted: bool = False) -> Entry:
         """Say where a record goes, in which variant, and where it is skipped at once.
 
         What no destination gets is not kept: the record itself is then one of the variants. What `is_redacted` was kept
         for a while as `most_redacted` has it, and goes everywhere as it is.
+
+        Raises:
+            ConfigurationError: when a filter fails.
         """
         if is_redacted:
             reasons = {name: self._skip_reason(name, record) for name in destinations}
@@ -126,12 +175,16 @@ class Router:
         redact = self._redact.get(name)
         return record if redact is None or record.retracts else redacted(record, redact)
 
-    def _plan(self, exporter: FeedbackExporter, record: FeedbackRecord) -> DestinationPlan:
-        parts = self._parts(exporter, record)
+    def _variants(self, record: FeedbackRecord, destinations: Sequence[str]) -> dict[str, FeedbackRecord]:
+        """Write a record as each destination gets it that is here."""
+        return {name: self._variant(name, record) for name in destinations if name in self.exporters}
+
+    def _plan(self, name: str, record: FeedbackRecord) -> DestinationPlan:
+        """Say what one destination would get, were it not skipped."""
+        parts = self._parts(self.exporters[name], record)
         return DestinationPlan(
             parts=list(parts.values()),
             not_carried=() if record.retracts else not_carried(record, parts),
-            skipped=self._skip_reason(exporter.name, record),
         )
 
     def _parts(self, exporter: FeedbackExporter, record: FeedbackRecord) -> Mapping[str, Part]:
@@ -148,12 +201,56 @@ class Router:
         """Say why a record is not even tried at a destination."""
         if not record.retracts and record.says_nothing:
             return "redacted"
-        if record.handle.is_sampled or self._exports_unsampled:
-            return None
-        return None if getattr(self.exporters.get(name), "exports_unsampled", False) else "unsampled"
+        if not (record.handle.is_sampled or self._exports_unsampled or self._needs_no_trace(name)):
+            return "unsampled"
+        return None if record.retracts or self._passes(name, record) else "filtered"
+
+    def _needs_no_trace(self, name: str) -> bool:
+        """Tell whether a destination takes feedback on a span that was not sampled."""
+        return getattr(self.exporters.get(name), "exports_unsampled", False)
+
+    def _passes(self, name: str, record: FeedbackRecord) -> bool:
+        """Ask a destination's filter whether a record goes there.
+
+        One that fails is no answer: neither "no", which would lose a judgement, nor "yes", which might show it to those
+        whom it is kept from.
+        """
+        is_wanted = self._filters.get(name)
+        if is_wanted is None:
+            return True
+        try:
+            answer = is_wanted(record)
+        except Exception as error:
+            raise _broken_filter(name, f"raised {type(error).__name__}") from error
+        if not isinstance(answer, bool):
+            raise _broken_filter(name, f"answered {type(answer).__name__}, not True or False")
+        return answer
+
+    def _check_names(self, by_name: Iterable[str], setting: str) -> None:
+        """Refuse a setting for a destination that is not here: misspelt, it would do nothing."""
+        for name in by_name:
+            if name not in self.exporters:
+                raise ConfigurationError(
+                    f"{setting} names no exporter of this process: {name!r} (there are: {self._known})",
+                    setting=setting.partition("[")[0],
+                )
+
+    @property
+    def _known(self) -> str:
+        """Name the destinations that there are."""
+        return ", ".join(self.exporters) or "none is configured"
 
     def _check_name(self, name: object, field: str) -> None:
         """Refuse the name of a destination that is not here."""
         if not isinstance(name, str) or name not in self.exporters:
-            known = ", ".join(self.exporters) or "none is configured"
-            raise InvalidFeedbackError(f"{field} names no exporter of this process ({known})", field=field, value=name)
+            raise InvalidFeedbackError(
+                f"{field} names no exporter of this process ({self._known})", field=field, value=name
+            )
+
+
+def _broken_filter(name: str, what: str) -> ConfigurationError:
+    """Say that a filter does not do what filters do."""
+    return ConfigurationError(
+        f"the filter of {name!r} {what}: whether a judgement goes there is not known before it is mended",
+        setting="filters",
+    )

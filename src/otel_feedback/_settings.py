@@ -19,6 +19,7 @@ _CHOICES: Mapping[str, str] = {
     "durability": env.OTEL_FEEDBACK_DURABILITY,
     "delivery": env.OTEL_FEEDBACK_DELIVERY,
     "on_unsampled": env.OTEL_FEEDBACK_ON_UNSAMPLED,
+    "undeclared": env.OTEL_FEEDBACK_UNDECLARED,
 }
 
 # The fields that are numbers: the variable, the lowest and the highest. More threads than a hundred deliver no faster,
@@ -57,6 +58,9 @@ class Settings:
 
         on_unsampled: what becomes of feedback on a span that was not sampled.
 
+        undeclared: what becomes of feedback under a name that was not declared. Without `configure(feedback=…)` no
+            name is: then it says nothing, and feedback is taken as it is.
+
         exit_timeout_millis: how long a process may go on delivering at its exit.
 
         max_queue_size: how many judgements may wait at a destination.
@@ -76,6 +80,7 @@ class Settings:
     durability: Literal["disk", "process"] = "disk"
     delivery: Literal["thread", "none"] = "thread"
     on_unsampled: Literal["skip", "export"] = "skip"
+    undeclared: Literal["allow", "warn", "refuse"] = "allow"
     exit_timeout_millis: int = 2_000
     max_queue_size: int = 1_000_000
     max_export_batch_size: int = 100
@@ -107,6 +112,7 @@ class Settings:
             durability=cast('Literal["disk", "process"]', _choice(env.OTEL_FEEDBACK_DURABILITY, environ)),
             delivery=cast('Literal["thread", "none"]', _choice(env.OTEL_FEEDBACK_DELIVERY, environ)),
             on_unsampled=cast('Literal["skip", "export"]', _choice(env.OTEL_FEEDBACK_ON_UNSAMPLED, environ)),
+            undeclared=cast('Literal["allow", "warn", "refuse"]', _choice(env.OTEL_FEEDBACK_UNDECLARED, environ)),
             exit_timeout_millis=_number("exit_timeout_millis", environ),
             max_queue_size=_number("max_queue_size", environ),
             max_export_batch_size=_number("max_export_batch_size", environ),

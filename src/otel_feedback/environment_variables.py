@@ -20,6 +20,7 @@ OTEL_FEEDBACK_ON_UNKNOWN_KEY = "OTEL_FEEDBACK_ON_UNKNOWN_KEY"
 OTEL_FEEDBACK_DURABILITY = "OTEL_FEEDBACK_DURABILITY"
 OTEL_FEEDBACK_DELIVERY = "OTEL_FEEDBACK_DELIVERY"
 OTEL_FEEDBACK_ON_UNSAMPLED = "OTEL_FEEDBACK_ON_UNSAMPLED"
+OTEL_FEEDBACK_UNDECLARED = "OTEL_FEEDBACK_UNDECLARED"
 OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS = "OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS"
 OTEL_FEEDBACK_MAX_QUEUE_SIZE = "OTEL_FEEDBACK_MAX_QUEUE_SIZE"
 OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE = "OTEL_FEEDBACK_MAX_EXPORT_BATCH_SIZE"
@@ -66,6 +67,11 @@ VARIABLES: Mapping[str, Variable] = {
         "skip",
         "feedback on a span that was not sampled: `skip` it, or `export` it all the same",
         ("skip", "export"),
+    ),
+    OTEL_FEEDBACK_UNDECLARED: Variable(
+        "allow",
+        "feedback under a name that `configure(feedback=…)` has not: `allow` it, `warn` once a name, or `refuse` it",
+        ("allow", "warn", "refuse"),
     ),
     OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: Variable("2000", "how long a process may go on delivering at its exit"),
     OTEL_FEEDBACK_MAX_QUEUE_SIZE: Variable(

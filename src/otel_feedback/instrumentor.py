@@ -73,6 +73,7 @@ class InstrumentorOptions(TypedDict, total=False):
     durability: Literal["disk", "process"]
     delivery: Literal["thread", "none"]
     on_unsampled: Literal["skip", "export"]
+    undeclared: Literal["allow", "warn", "refuse"]
     exit_timeout_millis: Millis
     max_queue_size: Annotated[int, _between("max_queue_size")]
     max_export_batch_size: Annotated[int, _between("max_export_batch_size")]

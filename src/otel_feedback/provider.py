@@ -22,6 +22,7 @@ from opentelemetry import trace
 from otel_feedback import _active, processor
 from otel_feedback._capture import INVALID
 from otel_feedback._correlate import DEFAULT_KINDS, ENDED, ENDS, Call, Correlator, Promise, note_key
+from otel_feedback._declare import Declaration, Schema
 from otel_feedback._deliver import Deliverer, DeliveryThread, Keeper, drain
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._metrics import Metrics, NoOpMetrics, OpenTelemetryMetrics
@@ -31,14 +32,16 @@ from otel_feedback._record import (
     FeedbackRecord,
     Receipt,
     check_key,
+    check_name,
     check_one_target,
     judgement_id,
     make_record,
     normal_id,
     stand_in_handle,
+    without_idle_scale,
 )
 from otel_feedback._retry import DAY_MILLIS, RetryPolicy
-from otel_feedback._route import DestinationPlan, Redact, Router
+from otel_feedback._route import DestinationPlan, Filter, Redact, Router
 from otel_feedback._settings import Settings
 from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
 from otel_feedback.exceptions import (
@@ -66,8 +69,10 @@ logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "otel_feedback_exporter"
 
-# A failing capture says so at its first error and then at every thousandth.
-CAPTURE_ERRORS_PER_LINE = 1_000
+# A failing capture, or filter, says so at its first error and then at every thousandth.
+ERRORS_PER_LINE = 1_000
+# So many undeclared names are told of, each once: more are no names that anybody chose.
+MAX_TOLD_NAMES = 100
 # How often a judgement that is given in an event loop looks again for its key.
 ASYNC_POLL_MILLIS = 100
 # How often a flush looks again while something is due later.
@@ -115,6 +120,16 @@ class _Process:
 
 
 @dataclass(frozen=True, slots=True)
+class _Checked:
+    """A judgement that is good, where it goes, what will be missing there, and the kind and key that it waits for."""
+
+    record: FeedbackRecord
+    destinations: tuple[str, ...]
+    not_carried: Mapping[str, tuple[str, ...]]
+    waits_for: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Accepted:
     """A judgement that is good and not stored yet: where it goes or what it waits for, and what will be missing."""
 
@@ -132,8 +147,18 @@ class FeedbackProvider:
 
         tracer_provider: whose spans are seen and who opens ours; by default OpenTelemetry's global one.
 
-        redact: sees every judgement before it is validated and stored, and answers the one to keep; or, by exporter's
-            name, what does so for that destination alone, after the judgement was joined.
+        feedback: what is taken under which name, as in `{"helpfulness": Rating(1, 5), "thumb": Thumb()}`. A judgement
+            is checked against it as it is given; of names that are not there `OTEL_FEEDBACK_UNDECLARED` decides.
+
+        redact: sees every judgement once it was checked against `feedback`, before it is stored, and answers the one to
+            keep; or, by exporter's name, what does so for that destination alone, after the judgement was joined. What
+            it answers is not checked against `feedback` again.
+
+        filters: by exporter's name, what says whether a judgement goes there, of the `FeedbackRecord` as that
+            destination would get it: joined to its call and redacted. One that is refused is skipped there, as
+            `filtered`; what the destination has of an earlier judgement under the same id stays. A filter that raises,
+            or answers no `bool`, is a `ConfigurationError`, and nothing is recorded; what had waited for its key waits
+            on. What had waited for an exporter is not filtered, and a retraction never is.
 
         settings: instead of the environment.
 
@@ -152,7 +177,9 @@ class FeedbackProvider:
         exporters: Sequence[FeedbackExporter] | None = None,
         store: Store | str | None = None,
         tracer_provider: Any = None,
+        feedback: Mapping[str, Declaration] | None = None,
         redact: Redact | Mapping[str, Redact] | None = None,
+        filters: Mapping[str, Filter] | None = None,
         settings: Settings | None = None,
         retry: RetryPolicy | None = None,
         meter_provider: MeterProvider | None = None,
@@ -169,6 +196,12 @@ class FeedbackProvider:
         self._redact = None if isinstance(redact, Mapping) else redact
         if not all(map(callable, by_name.values())) or not (self._redact is None or callable(self._redact)):
             raise ConfigurationError("redact is a function, or functions by exporter's name", setting="redact")
+        filters = {} if filters is None else filters
+        if not isinstance(filters, Mapping) or not all(map(callable, filters.values())):
+            raise ConfigurationError("filters are functions by exporter's name", setting="filters")
+        self._schema = Schema() if feedback is None else Schema(feedback)
+        self._has_schema = feedback is not None
+        self._told_names: set[str] = set()
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._metrics: Metrics = NoOpMetrics()
@@ -181,7 +214,9 @@ class FeedbackProvider:
             exporters,
             exports_unsampled=self.settings.on_unsampled == "export",
             redact={} if self.is_disabled else by_name,
+            filters={} if self.is_disabled else filters,
         )
+        self._router.check_declared(self._schema)
         self._exporters = self._router.exporters
         self._store = _store_of(self.settings.store_url if store is None else store, self.settings, self._clock)
         self._span_attributes = _span_attributes(exporters)
@@ -192,6 +227,7 @@ class FeedbackProvider:
         # Spans that ended before this one in the order of ends.
         self._released_until = 0
         self._capture_errors = 0
+        self._filter_errors = 0
         self._process: _Process | None = None
         self._is_shut_down = False
         self._finalizer: Any = None
@@ -718,7 +754,7 @@ class FeedbackProvider:
         latest = self._store.latest(record_id)
         if latest is None:
             deliveries = dict.fromkeys(self._exporters or (UNROUTED,), _PARKED)
-        missing = {} if latest is None else _missing(self._router.plan(latest, tuple(deliveries)))
+        missing = {} if latest is None else self._router.missing(latest, tuple(deliveries))
         return Receipt(record_id, self._store.durability, deliveries, missing)
 
     def stats(self) -> Mapping[str, DestinationStats]:
@@ -734,25 +770,40 @@ class FeedbackProvider:
         return 0 if self.is_disabled else self._store.forget(str(user_id))
 
     def plan(self, feedback: Feedback | FeedbackRecord) -> Mapping[str, DestinationPlan]:
-        """Say what each destination would get of a judgement, without recording it."""
+        """Say what each destination would get of a judgement, what it cannot carry, and why it would be skipped.
+
+        Nothing is recorded and nothing sent. Where a judgement would wait for its key it is planned on a call that
+        stands in for the one to come, and nothing is skipped yet.
+
+        Raises:
+            InvalidFeedbackError: when `record` would refuse it.
+
+            UnknownTargetError: when no call is known for the key.
+
+            ConfigurationError: when a filter fails.
+        """
         if isinstance(feedback, FeedbackRecord):
             return self._router.plan(feedback, tuple(self._exporters))
         if self.is_disabled:
             return {}
         self._running()
-        accepted = self._accept(feedback)
-        return self._router.plan(accepted.what.record, self._router.destinations(feedback))
+        given = self._checked(feedback)
+        return self._router.plan(given.record, given.destinations, is_joined=given.waits_for is None)
 
-    def _accept(self, feedback: Feedback, *, waits: bool = True) -> _Accepted:
-        """Check a judgement, join it to its call, and say where it goes; nothing is stored yet."""
+    def _accept(self, feedback: Feedback, *, waits: bool) -> _Accepted:
+        """Check a judgement, and say where it goes or what it waits for; nothing is stored yet."""
+        given = self._checked(feedback, waits=waits)
+        if given.waits_for is None:
+            return _Accepted(self._router.entry(given.record, given.destinations), given.not_carried)
+        kept = self._router.most_redacted(given.record)
+        return _Accepted(Parked(kept, *given.waits_for, given.destinations or None), given.not_carried)
+
+    def _checked(self, feedback: Feedback, *, waits: bool = True) -> _Checked:
+        """Check a judgement, and join it to its call."""
+        self._check_declared(_checked_type(feedback))
         if self._redact is not None:
-            feedback = self._redact(feedback)
-        if not isinstance(feedback, Feedback):
-            raise InvalidFeedbackError(
-                f"a judgement is an otel_feedback.Feedback, not {type(feedback).__name__}",
-                field="feedback",
-                value=feedback,
-            )
+            scale = feedback.scale
+            feedback = without_idle_scale(_checked_type(self._redact(feedback)), scale)
         check_one_target(feedback)
         if isinstance(feedback.target, str):
             raise InvalidTokenError(
@@ -764,12 +815,14 @@ class FeedbackProvider:
         key, kind = str(feedback.key), feedback.key_kind or ANY_KIND
         # All of it is checked before a key is looked up, which may take a while.
         record = make_record(
-            feedback,
+            self._schema.completed(feedback),
             stand_in_handle(kind, key) if feedback.target is None else feedback.target,
             now_unix_nano=self._clock.time_unix_nano(),
             rng=self._rng,
+            is_thumb=self._schema.is_thumb(feedback.name),
+            lower_is_better=self._schema.lower_is_better(feedback.name),
         )
-        missing = _missing(self._router.plan(record, destinations))
+        missing = self._router.missing(record, destinations)
         handle = feedback.target
         if handle is None:
             handle = self._handle_of_key(feedback, waits=waits)
@@ -777,9 +830,29 @@ class FeedbackProvider:
                 record = self._with_id_of_earlier(_joined(record, handle), parked_id=record.id)
         if feedback.id is not None:
             self._check_id(record, kind, key)
-        if handle is None:
-            return _Accepted(Parked(self._router.most_redacted(record), kind, key, destinations or None), missing)
-        return _Accepted(self._router.entry(record, destinations), missing)
+        return _Checked(record, destinations, missing, (kind, key) if handle is None else None)
+
+    def _check_declared(self, feedback: Feedback) -> None:
+        """Check a judgement against what was declared; of an undeclared name the setting decides."""
+        self._schema.check(feedback)
+        undeclared = self.settings.undeclared
+        if undeclared == "allow" or self._schema.of(feedback.name) is not None:
+            return
+        name = check_name(feedback.name)
+        if undeclared == "refuse" and self._has_schema:
+            raise InvalidFeedbackError(
+                f"{name!r} is not declared: declare it in configure(feedback=...), or give one of "
+                f"{', '.join(self._schema.declared) or 'none'}",
+                field="name",
+                value=name,
+            )
+        told = self._told_names
+        if not self._has_schema and not told:
+            told.add(name)
+            logger.warning("nothing is declared in configure(feedback=...), so that no name is refused or told of")
+        elif self._has_schema and name not in told and len(told) < MAX_TOLD_NAMES:
+            told.add(name)
+            logger.warning("feedback was given under %r, which is not declared in configure(feedback=...)", name)
 
     def _with_id_of_earlier(self, record: FeedbackRecord, parked_id: str) -> FeedbackRecord:
         """Give a judgement the id of the same person's that waited for its key, where it kept the one that it had then.
@@ -881,7 +954,13 @@ class FeedbackProvider:
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""
         destinations = tuple(self._exporters) if parked.to is None else parked.to
-        entry = self._router.entry(_joined(parked.record, handle), destinations, is_redacted=True)
+        try:
+            entry = self._router.entry(_joined(parked.record, handle), destinations, is_redacted=True)
+        except ConfigurationError as error:  # it is accepted: it waits until the filter is mended
+            self._filter_errors += 1
+            if self._filter_errors % ERRORS_PER_LINE == 1:
+                logger.error("a judgement that waited for its key waits on (%d so far): %s", self._filter_errors, error)  # noqa: TRY400 (it says all)
+            return
         self._store.unpark(parked.record.id, entry)
 
     # --- capture ---
@@ -973,7 +1052,7 @@ class FeedbackProvider:
     def capture_failed(self, error: BaseException) -> None:
         """Count what went wrong in capture, and say so once in a while."""
         self._capture_errors += 1
-        if self._capture_errors % CAPTURE_ERRORS_PER_LINE == 1:
+        if self._capture_errors % ERRORS_PER_LINE == 1:
             logger.error(
                 "capture failed (%d so far), the application was not disturbed: %s", self._capture_errors, where(error)
             )
@@ -1018,9 +1097,15 @@ def _taken(record: FeedbackRecord) -> InvalidFeedbackError:
     )
 
 
-def _missing(plans: Mapping[str, DestinationPlan]) -> dict[str, tuple[str, ...]]:
-    """Name, for each destination, what it cannot carry."""
-    return {name: plan.not_carried for name, plan in plans.items() if plan.not_carried}
+def _checked_type(feedback: object) -> Feedback:
+    """Refuse what is no judgement, as a dictionary or what a redaction forgot to answer."""
+    if not isinstance(feedback, Feedback):
+        raise InvalidFeedbackError(
+            f"a judgement is an otel_feedback.Feedback, not {type(feedback).__name__}",
+            field="feedback",
+            value=feedback,
+        )
+    return feedback
 
 
 def _first_status(skipped: str | None) -> DeliveryStatus:

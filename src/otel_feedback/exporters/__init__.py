@@ -168,7 +168,7 @@ def _seen_of(part: Part) -> str:
     record = part.record
     about: list[Any] = [record.handle.trace_id, record.handle.span_id, record.source]
     if part.kind == "value":
-        about += [record.name, record.scale, record.native]
+        about += [record.name, record.scale, record.native, record.is_thumb, record.lower_is_better]
     carried = [getattr(record, name) for name in sorted(part.carries)]
     return json.dumps([about, carried], sort_keys=True, default=dict)
 
