@@ -412,6 +412,44 @@ def test_what_is_not_there_yet_is_no_argument(option: str) -> None:
         of.record_feedback(HANDLE, "rating", True, **{option: "x"})  # type: ignore[call-overload]  # wrong on purpose
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("coment", r"record_feedback\(\) got an unexpected keyword argument 'coment'; did you mean comment=\?"),
+        ("userid", r"record_feedback\(\) .* 'userid'; did you mean user_id=\?"),
+        ("connection", r"record_feedback\(\) .* 'connection'; did you mean correction=\?"),
+        ("zzz", r"record_feedback\(\) got an unexpected keyword argument 'zzz'$"),
+    ],
+)
+def test_a_misspelt_argument_is_one_of_the_function_that_was_called(option: str, message: str) -> None:
+    """
+    Not of some class within; where another was probably meant, it is named.
+    """
+    provider = configure()
+
+    with pytest.raises(TypeError, match=message):
+        of.record_feedback(HANDLE, "rating", True, **{option: "x"})  # type: ignore[call-overload]  # wrong on purpose
+    with pytest.raises(TypeError, match=message):
+        asyncio.run(provider.arecord(HANDLE, "rating", True, **{option: "x"}))  # type: ignore[call-overload]  # the same
+
+
+def test_what_is_declared_and_filtered_is_the_provider_s() -> None:
+    """
+    `configure()` hands both on.
+    """
+    provider = configure(
+        exporters=[InMemoryFeedbackExporter("a")],
+        feedback={"helpfulness": of.Rating(1, 5)},
+        filters={"a": lambda record: record.value != 1},
+    )
+    receipts = [of.record_feedback(HANDLE, "helpfulness", stars) for stars in (1, 5)]
+
+    assert ["skipped", "pending"] == [receipt.deliveries["a"].state for receipt in receipts]
+    with pytest.raises(of.InvalidFeedbackError, match="'helpfulness' takes a number from 1 to 5"):
+        of.record_feedback(HANDLE, "helpfulness", 0)
+    assert provider.force_flush()
+
+
 def test_a_string_target_is_only_ever_a_signed_token() -> None:
     """
     Raw ids, a key or a traceparent as a string are refused: a client could have sent them.

@@ -170,6 +170,9 @@ class TestChanges:
             ({}, {"source": "llm"}),
             ({}, {"native": {"weave": {"creator": "Ada"}}}),
             ({}, {"handle": ELSEWHERE}),
+            ({}, {"is_thumb": True}),
+            ({"is_thumb": True}, {"is_thumb": False}),
+            ({"value": 3, "scale": (1, 5)}, {"lower_is_better": True}),
             ({"metadata": {"a": 1}}, {"metadata": {"a": True}}),
             ({"metadata": {"a": 1}}, {"metadata": {}}),
             ({"user_id": "u-42"}, {"user_id": "u-43"}),
@@ -177,7 +180,8 @@ class TestChanges:
     )
     def test_what_a_reader_would_see_as_another_is_replaced(self, standing: Any, change: Any) -> None:
         """
-        Another scale, type, name, source, call or native field is another value, even where Python finds them equal.
+        Another scale, type, name, source, call, native field, or meaning as it was declared, is another value, even
+        where Python finds them equal.
         """
         before = replace(RECORD, **standing)
 

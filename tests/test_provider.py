@@ -29,35 +29,43 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NoOpTracerProvider, SpanContext, TraceFlags
 
 from otel_feedback import (
+    BraintrustExporter,
     ConfigurationError,
     Feedback,
     FeedbackHandle,
     FeedbackProvider,
     FeedbackRecord,
+    Flag,
     InvalidFeedbackError,
+    Labels,
     MemoryStore,
     OrqExporter,
     OutboxFullError,
     Part,
     PauseDestination,
     PermanentFailure,
+    Rating,
     Receipt,
     Result,
     RetryableFailure,
     Settings,
     SQLiteStore,
     StoreError,
+    Text,
+    Thumb,
     UnknownTargetError,
     _capture,
 )
 from otel_feedback._correlate import Correlator
 from otel_feedback.exporters import FeedbackExporter
-from otel_feedback.provider import ANY_KIND, start_from_environment
+from otel_feedback.provider import ANY_KIND, MAX_TOLD_NAMES, start_from_environment
 from otel_feedback.stores import PARKED, UNROUTED, Binding, DestinationStats, Entry, Parked
 from otel_feedback.stores._sqlite_file import BUSY_TIMEOUT_MILLIS
 from otel_feedback.testing import FakeClock, InMemoryFeedbackExporter
 
 Make = Callable[..., FeedbackProvider]
+# What `make` hands to the provider itself; the rest are its settings.
+CONSTRUCTOR = ("store", "feedback", "redact", "filters", "clock", "tracer_provider")
 
 
 def a_handle(number: int = 1, *, is_sampled: bool = True, started_at: int | None = None) -> FeedbackHandle:
@@ -74,7 +82,7 @@ def make() -> Iterator[Make]:
     made: list[FeedbackProvider] = []
 
     def make(*exporters: FeedbackExporter, **given: Any) -> FeedbackProvider:
-        arguments = {name: given.pop(name) for name in ("store", "redact", "clock", "tracer_provider") if name in given}
+        arguments = {name: given.pop(name) for name in CONSTRUCTOR if name in given}
         settings = Settings(**{"key_wait_millis": 0, "delivery": "none", **given})
         made.append(
             FeedbackProvider(
@@ -1917,6 +1925,505 @@ class TestRedactByExporter:
         """
         with pytest.raises(ConfigurationError, match="redact is a function"):
             make(InMemoryFeedbackExporter("weave"), redact=redact)
+
+
+FEEDBACK = {
+    "helpfulness": Rating(1, 5),
+    "effort": Rating(0, 10, lower_is_better=True),
+    "tone": Labels("warm", "cold"),
+    "liked": Thumb(),
+    "toxic": Flag(),
+    "mood": Text(),
+}
+
+
+class TestDeclared:
+    @pytest.mark.parametrize("value", [1, 3, 4.5, 5])
+    def test_a_declared_rating_needs_no_scale(self, make: Make, value: float) -> None:
+        """
+        Both ends of its range are accepted, and each exporter is told the range.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, feedback=FEEDBACK)
+        provider.record(HANDLE, "helpfulness", value)
+        provider.deliver()
+
+        assert [(value, (1, 5))] == [(record.value, record.scale) for record in exporter.records]
+
+    @pytest.mark.parametrize(
+        ("name", "said", "field"),
+        [
+            ("helpfulness", {"value": 0}, "value"),
+            ("helpfulness", {"value": 6}, "value"),
+            ("helpfulness", {"value": 3, "scale": (1, 10)}, "scale"),
+            ("helpfulness", {"comment": "c", "scale": (1, 5)}, "scale"),
+            ("tone", {"value": "lukewarm"}, "value"),
+            ("liked", {"value": 1}, "value"),
+        ],
+    )
+    def test_what_was_declared_otherwise_is_refused_and_nothing_is_kept(
+        self, make: Make, name: str, said: dict[str, Any], field: str
+    ) -> None:
+        """
+        Not even what was given along with it: all are checked before one is accepted.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK)
+        good = Feedback(target=HANDLE, name="liked", value=True)
+        with pytest.raises(InvalidFeedbackError) as caught:
+            provider.record_many([good, Feedback(target=HANDLE, name=name, **said)])
+
+        assert field == caught.value.field
+        assert {} == provider.stats()
+
+    @pytest.mark.parametrize("said", [{"comment": "c"}, {"correction": "d"}, {"tags": ["t"]}])
+    @pytest.mark.parametrize("name", FEEDBACK)
+    def test_words_alone_are_fine_under_every_name(self, make: Make, name: str, said: dict[str, Any]) -> None:
+        """
+        A comment needs no stars.
+        """
+        receipt = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK).record(HANDLE, name, **said)
+
+        assert {"a": "pending"} == states(receipt)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("liked", True, (True, False, 1)),
+            ("toxic", True, (False, False, 1)),
+            ("helpfulness", 5, (False, False, 1)),
+            ("effort", 10, (False, True, 0)),
+            ("effort", 0, (False, True, 1)),
+            ("tone", "warm", (False, False, None)),
+            ("rating", True, (None, False, 1)),
+        ],
+    )
+    def test_exporters_are_told_what_a_name_means(self, make: Make, name: str, value: Any, expected: Any) -> None:
+        """
+        A thumb or anything else, in which direction, and nothing of a name that was not declared.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, feedback=FEEDBACK)
+        provider.record(HANDLE, name, value)
+        provider.deliver()
+
+        assert [expected] == [(each.is_thumb, each.lower_is_better, each.fraction) for each in exporter.records]
+
+    def test_vendors_own_fields_come_with_the_name(self, make: Make) -> None:
+        """
+        What is declared is set for every judgement, and what a call sets wins, field by field.
+        """
+        declared = {"a": {"x": 1, "y": 2}}
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, feedback={"liked": Thumb(native=declared)})
+        provider.record(HANDLE, "liked", True)
+        provider.record(HANDLE, "liked", True, native={"a": {"y": 3}})
+        provider.record(HANDLE, "other", True)
+        provider.deliver()
+
+        assert [declared, {"a": {"x": 1, "y": 3}}, {}] == [record.native for record in exporter.records]
+
+    def test_vendors_own_fields_wait_with_what_waits_for_an_exporter(self, make: Make) -> None:
+        """
+        A process that only records may declare them for the one that delivers.
+        """
+        native = {"orq": {"property": "quality"}}
+        provider = make(feedback={"liked": Thumb(native=native)})
+        receipt = provider.record(HANDLE, "liked", True)
+        kept = provider._store.latest(receipt.id)
+
+        assert kept is not None
+        assert native == kept.native
+
+    def test_vendors_own_fields_are_checked_at_the_start(self, make: Make) -> None:
+        """
+        A field that the vendor does not have is no surprise at the first judgement.
+        """
+        with pytest.raises(ConfigurationError, match=r"feedback\['liked'\]: native\['orq'\] cannot set propery"):
+            make(OrqExporter(), feedback={"liked": Thumb(native={"orq": {"propery": "quality"}})})
+
+    @pytest.mark.parametrize("wrong", [5, "liked", {"liked": bool}, {"liked": Thumb}, [Thumb()]])
+    def test_what_declares_nothing_is_refused(self, make: Make, wrong: Any) -> None:
+        """
+        Before anything is started.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            make(feedback=wrong)
+
+        assert "feedback" == caught.value.setting
+
+    def test_a_retraction_is_not_checked(self, make: Make) -> None:
+        """
+        What was recorded before it was declared otherwise can be taken back.
+        """
+        store = MemoryStore()
+        receipt = make(InMemoryFeedbackExporter("a"), store=store).record(HANDLE, "helpfulness", "nice")
+        provider = make(InMemoryFeedbackExporter("a"), store=store, feedback=FEEDBACK, undeclared="refuse")
+        provider.retract(receipt.id)
+        provider.deliver()
+
+        assert {"a": "retracted"} == states(provider.status(receipt.id))
+
+    def test_what_waits_for_its_key_is_checked_at_once_and_keeps_what_was_declared(self, make: Make) -> None:
+        """
+        Nobody is there any more to be told when the key comes.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, feedback=FEEDBACK, on_unknown_key="park")
+        with pytest.raises(InvalidFeedbackError):
+            provider.record(key="m-1", name="effort", value=11)
+        provider.record(key="m-1", name="effort", value=10)
+        provider._store.bind([Binding("app", "m-1", HANDLE)])
+        provider.deliver()
+
+        assert [((0, 10), False, True)] == [
+            (each.scale, each.is_thumb, each.lower_is_better) for each in exporter.records
+        ]
+
+    def test_where_everything_is_off_nothing_is_checked(self) -> None:
+        """
+        A no-op refuses nothing.
+        """
+        settings = Settings(disabled=True, undeclared="refuse")
+        provider = FeedbackProvider(feedback=FEEDBACK, filters={"orq": lambda _: False}, settings=settings)
+
+        assert "disabled" == provider.record(HANDLE, "helpfulness", 99).durability
+
+
+class TestDeclaredAndRedacted:
+    """Redaction comes after the check, and what it answers is not held against what was declared."""
+
+    @pytest.mark.parametrize(
+        ("name", "value", "left"),
+        [
+            ("helpfulness", 4, None),
+            ("helpfulness", 4, "…"),
+            ("helpfulness", 4, True),
+            ("tone", "warm", "…"),
+            ("tone", "warm", ["a", "b"]),
+            ("liked", True, "…"),
+            ("mood", "calm", 0.5),
+        ],
+    )
+    @pytest.mark.parametrize("where", ["everywhere", "a"])
+    def test_a_redacted_value_is_no_reason_to_refuse(
+        self, make: Make, name: str, value: Any, left: Any, where: str
+    ) -> None:
+        """
+        Whatever a hook leaves of a value that fitted goes out.
+        """
+
+        def redact(feedback: Feedback) -> Feedback:
+            return replace(feedback, value=left)
+
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, feedback=FEEDBACK, redact=redact if where == "everywhere" else {where: redact})
+        provider.record(HANDLE, name, value, comment="c")
+        provider.deliver()
+
+        kept = tuple(left) if isinstance(left, list) else left
+        assert [(kept, None, "c")] == [(each.value, each.scale, each.comment) for each in exporter.records]
+
+    def test_a_scale_that_was_given_goes_with_its_number(self, make: Make) -> None:
+        """
+        A hook that takes out the number need not know that it had a scale.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), redact=lambda given: replace(given, value=None))
+        receipt = provider.record(HANDLE, "stars", 4, scale=(1, 5), comment="c")
+        kept = provider._store.latest(receipt.id)
+
+        assert kept is not None
+        assert (None, None, "c") == (kept.value, kept.scale, kept.comment)
+
+    def test_no_hook_sees_what_is_refused(self, make: Make) -> None:
+        """
+        What was given is checked as it was given.
+        """
+
+        def redact(feedback: Feedback) -> Feedback:
+            raise AssertionError
+
+        provider = make(feedback=FEEDBACK, undeclared="refuse", redact=redact)
+        for name, value in [("tone", "lukewarm"), ("other", True), ("", True)]:
+            with pytest.raises(InvalidFeedbackError):
+                provider.record(HANDLE, name, value)
+
+    def test_a_name_that_a_hook_gives_means_what_was_declared_of_it(self, make: Make) -> None:
+        """
+        It is that name under which the judgement is kept.
+        """
+        exporter = InMemoryFeedbackExporter("a")
+        provider = make(exporter, feedback=FEEDBACK, redact=lambda given: replace(given, name="helpfulness"))
+        provider.record(HANDLE, "stars of Ann", 4.0, scale=(1, 5))
+        provider.deliver()
+
+        assert [("helpfulness", False, (1, 5))] == [(each.name, each.is_thumb, each.scale) for each in exporter.records]
+
+    def test_a_hook_that_answers_nothing_refuses(self, make: Make) -> None:
+        """
+        As it does where nothing is declared.
+        """
+        with pytest.raises(InvalidFeedbackError, match="not NoneType"):
+            make(feedback=FEEDBACK, redact=lambda _: None).record(HANDLE, "liked", True)
+
+
+class TestUndeclared:
+    def test_by_default_other_names_are_taken(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        In silence, by the rules that hold without declarations.
+        """
+        receipt = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK).record(HANDLE, "other", True)
+
+        assert ({"a": "pending"}, []) == (states(receipt), caplog.records)
+
+    def test_a_warning_names_each_name_once_and_never_a_value(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        They are taken all the same; what is declared is not told of.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK, undeclared="warn")
+        for name in ("tonne", "liked", "tonne", "mod"):
+            provider.record(HANDLE, name, True, comment="secret", user_id="ann")
+
+        assert ["'tonne'", "'mod'"] == [message.partition("under ")[2].partition(",")[0] for message in caplog.messages]
+        assert not {word for word in ("secret", "ann", "True") if word in caplog.text}
+        assert 4 == provider.stats()["a"].recorded
+
+    def test_the_warnings_are_bounded(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        Names that somebody makes up fill neither the log nor the memory.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK, undeclared="warn")
+        provider.record_many(
+            Feedback(target=HANDLE, name=f"n-{number}", value=True) for number in range(MAX_TOLD_NAMES + 1)
+        )
+
+        assert MAX_TOLD_NAMES == len(caplog.records) == len(provider._told_names)
+
+    def test_another_name_is_refused_where_that_is_set(self, make: Make) -> None:
+        """
+        The message has the names that there are; nothing is kept.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK, undeclared="refuse")
+        with pytest.raises(InvalidFeedbackError, match=r"'tonne' is not declared: .* helpfulness, effort, ") as caught:
+            provider.record(HANDLE, "tonne", True)
+
+        assert ("name", "tonne") == (caught.value.field, caught.value.value)
+        assert {} == provider.stats()
+        assert {"a": "pending"} == states(provider.record(HANDLE, "liked", True))
+
+    @pytest.mark.parametrize("undeclared", ["warn", "refuse"])
+    @pytest.mark.parametrize("name", [None, "", 5, ["liked"], "a\nb", "wandb.x", "x" * 5_000])
+    def test_what_can_be_no_name_is_refused_as_such(self, make: Make, undeclared: str, name: Any) -> None:
+        """
+        It is neither told of nor looked for.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), feedback=FEEDBACK, undeclared=undeclared)
+        with pytest.raises(InvalidFeedbackError) as caught:
+            provider.record(HANDLE, name, True)
+
+        assert "name" == caught.value.field
+        assert "declared" not in str(caught.value)
+
+    def test_an_empty_declaration_is_one(self, make: Make) -> None:
+        """
+        Whoever declares that there is no feedback, and refuses any other, takes none.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), feedback={}, undeclared="refuse")
+        with pytest.raises(InvalidFeedbackError, match="or give one of none"):
+            provider.record(HANDLE, "liked", True)
+
+    @pytest.mark.parametrize("undeclared", ["warn", "refuse"])
+    def test_where_nothing_is_declared_every_name_is_taken_and_that_is_said(
+        self, make: Make, caplog: pytest.LogCaptureFixture, undeclared: str
+    ) -> None:
+        """
+        The setting, which may be every process's, is of no use then; one line says so.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), undeclared=undeclared)
+        receipts = [provider.record(HANDLE, name, True) for name in ("liked", "rating")]
+
+        assert [{"a": "pending"}] * 2 == list(map(states, receipts))
+        assert ["nothing is declared in configure(feedback=...)"] == [
+            message.partition(",")[0] for message in caplog.messages
+        ]
+
+
+def of_tenant_a(record: FeedbackRecord) -> bool:
+    return record.handle.attributes["tenant"] == "a"
+
+
+def of_tenant(tenant: str) -> FeedbackHandle:
+    return replace(HANDLE, attributes={"tenant": tenant})
+
+
+class TestFilters:
+    def test_what_is_filtered_is_skipped_in_the_receipt_and_in_the_account(self, make: Make) -> None:
+        """
+        With its reason; the sum of the account holds, and the other destination gets it.
+        """
+        a, b = InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b")
+        provider = make(a, b, filters={"a": of_tenant_a})
+        receipts = [provider.record(of_tenant(tenant), "rating", True) for tenant in ("a", "b")]
+        account = provider.deliver()
+
+        assert [("pending", None), ("skipped", "filtered")] == [
+            (receipt.deliveries["a"].state, receipt.deliveries["a"].reason) for receipt in receipts
+        ]
+        assert ("skipped", "filtered") == (
+            provider.status(receipts[1].id).deliveries["a"].state,
+            provider.status(receipts[1].id).deliveries["a"].reason,
+        )
+        assert ({"filtered": 1}, 1, 2) == (account["a"].skipped, account["a"].delivered, account["a"].recorded)
+        assert account["a"].is_conserved
+        assert [1, 2] == [len(each.records) for each in (a, b)]
+
+    def test_a_filter_that_fails_refuses_all_of_it(self, make: Make) -> None:
+        """
+        Nothing is lost in silence and nothing shown to anybody: whoever records is told before anything is kept.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), filters={"a": of_tenant_a})
+        good, bad = (Feedback(target=handle, name="rating", value=True) for handle in (of_tenant("a"), HANDLE))
+        with pytest.raises(ConfigurationError, match="the filter of 'a' raised KeyError") as caught:
+            provider.record_many([good, bad])
+
+        assert "filters" == caught.value.setting
+        assert {} == provider.stats()
+
+    @pytest.mark.parametrize("tenant", ["a", "b"])
+    def test_what_waits_for_its_key_is_filtered_once_its_call_is_known(self, make: Make, tenant: str) -> None:
+        """
+        A stand-in for the call is asked nothing.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), on_unknown_key="park", filters={"a": of_tenant_a})
+        receipt = provider.record(key="m-1", name="rating", value=True)
+        planned = provider.plan(Feedback(key="m-2", name="rating", value=True))
+        provider.bind_key(of_tenant(tenant), "m-1")
+        provider._here().correlator.flush()
+
+        assert ({"a": "parked"}, None) == (states(receipt), planned["a"].skipped)
+        assert {"a": "pending" if tenant == "a" else "skipped"} == states(provider.status(receipt.id))
+
+    def test_what_waits_for_its_key_waits_on_while_a_filter_fails(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        It was accepted, so nobody is told but the log, and it goes out when the filter is mended.
+        """
+        store, exporter = MemoryStore(), InMemoryFeedbackExporter("a")
+        provider = make(exporter, store=store, on_unknown_key="park", filters={"a": of_tenant_a})
+        receipts = [provider.record(key="m-1", name=name, value=True) for name in ("rating", "tone")]
+        provider.bind_key(HANDLE, "m-1")
+        provider._here().correlator.flush()
+        provider.deliver()
+        waiting = [states(provider.status(receipt.id)) for receipt in receipts]
+        errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        mended = make(exporter, store=store, filters={"a": lambda _: True})
+        mended.deliver()
+
+        assert [{"a": "parked"}] * 2 == waiting
+        assert ["a judgement that waited for its key waits on (1 so far): the filter of 'a' raised KeyError"] == [
+            each.partition(": whether")[0] for each in errors
+        ]
+        assert [{"a": "delivered"}] * 2 == [states(mended.status(receipt.id)) for receipt in receipts]
+
+    def test_a_filter_that_fails_after_acceptance_raises_nothing(self, make: Make) -> None:
+        """
+        The key came while the judgement was stored; from then on the judgement is accepted.
+        """
+        provider = make(
+            InMemoryFeedbackExporter("a"),
+            store=BoundMeanwhile(),
+            on_unknown_key="park",
+            filters={"a": of_tenant_a},
+        )
+        receipt = provider.record(key="m-1", name="rating", value=True)
+
+        assert {"a": "parked"} == states(receipt)
+
+    def test_a_retraction_is_never_filtered(self, make: Make) -> None:
+        """
+        What went through before the filter was there is taken back.
+        """
+        store, exporter = MemoryStore(), InMemoryFeedbackExporter("a")
+        before = make(exporter, store=store)
+        receipt = before.record(HANDLE, "rating", True)
+        before.deliver()
+        after = make(exporter, store=store, filters={"a": lambda _: False})
+        after.retract(receipt.id)
+        after.deliver()
+
+        assert {"a": "retracted"} == states(after.status(receipt.id))
+
+    def test_a_status_asks_no_filter(self, make: Make) -> None:
+        """
+        What was decided is kept, and said as it is.
+        """
+        store = MemoryStore()
+        receipt = make(InMemoryFeedbackExporter("a"), store=store).record(HANDLE, "rating", True)
+        provider = make(InMemoryFeedbackExporter("a"), store=store, filters={"a": of_tenant_a})
+
+        assert {"a": "pending"} == states(provider.status(receipt.id))
+
+    @pytest.mark.parametrize("wrong", [5, "a", [of_tenant_a], {"a": "tenant"}, of_tenant_a])
+    def test_what_is_no_filter_is_refused(self, make: Make, wrong: Any) -> None:
+        """
+        One function for all of them is none: each is of a destination.
+        """
+        with pytest.raises(ConfigurationError, match="filters are functions by exporter's name") as caught:
+            make(InMemoryFeedbackExporter("a"), filters=wrong)
+
+        assert "filters" == caught.value.setting
+
+    def test_a_filter_of_nobody_is_refused(self, make: Make) -> None:
+        """
+        The names that there are stand in the message.
+        """
+        with pytest.raises(ConfigurationError, match=r"filters names no exporter .* 'wave' \(there are: weave\)"):
+            make(InMemoryFeedbackExporter("weave"), filters={"wave": of_tenant_a})
+
+
+BIND = """
+import otel_feedback as of
+from opentelemetry.trace import SpanContext, TraceFlags
+
+context = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+with of.FeedbackProvider(exporters=[], store="sqlite:///feedback.db") as provider:
+    provider.bind_key(of.FeedbackHandle(context, attributes={"braintrust.parent": "project_id:tenant-a"}), "m-1")
+"""
+
+
+class TestRoutes:
+    def test_two_of_one_kind_are_told_apart_by_name(self, make: Make) -> None:
+        """
+        Two projects of one vendor: each judgement goes where it is sent, by default to both, and each says so itself.
+        """
+        eu = BraintrustExporter("project_name:eu", name="braintrust-eu")
+        us = BraintrustExporter("project_name:us", name="braintrust-us")
+        provider = make(eu, us)
+        receipts = [provider.record(HANDLE, "rating", True, to=to) for to in (["braintrust-us"], None)]
+        plans = provider.plan(Feedback(target=HANDLE, name="rating", value=True))
+
+        assert [["braintrust-us"], ["braintrust-eu", "braintrust-us"]] == [list(each.deliveries) for each in receipts]
+        assert {"braintrust-eu": {"project_name:eu"}, "braintrust-us": {"project_name:us"}} == {
+            name: {part.route for part in plan.parts} for name, plan in plans.items()
+        }
+        with pytest.raises(InvalidFeedbackError, match=r"to names no .* \(braintrust-eu, braintrust-us\)"):
+            provider.record(HANDLE, "rating", True, to=["braintrust"])
+
+    def test_the_route_of_a_call_outlasts_its_process(self, make: Make) -> None:
+        """
+        What capture noted of a span in one process decides in another where its feedback goes, by its key alone.
+        """
+        subprocess.run([sys.executable, "-c", BIND], check=True, timeout=60)
+        exporter = BraintrustExporter("project_name:chat")
+        provider = make(exporter, store="sqlite:///feedback.db")
+        plans = provider.plan(Feedback(key="m-1", name="rating", value=True))
+        provider.record(key="m-1", name="rating", value=True)
+        (lease,) = provider._store.lease("braintrust", limit=1, duration_millis=1_000)
+
+        assert {"project_id:tenant-a"} == {part.route for part in plans["braintrust"].parts}
+        assert {"project_id:tenant-a"} == {part.route for part in exporter.parts(lease.record)}
 
 
 class TestMetrics:

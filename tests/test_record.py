@@ -97,6 +97,8 @@ def records(stands: st.SearchStrategy[Any]) -> st.SearchStrategy[FeedbackRecord]
         revision=st.integers(0, 1_000),
         retracts=st.booleans(),
         stands=stands,
+        is_thumb=st.none() | st.booleans(),
+        lower_is_better=st.booleans(),
     )
 
 
@@ -368,6 +370,41 @@ class TestFraction:
 
         assert fraction == record.fraction
 
+    @pytest.mark.parametrize(
+        ("value", "scale", "fraction"),
+        [
+            (True, None, 0),
+            (False, None, 1),
+            (0.25, None, 0.75),
+            (1, (1, 5), 1),
+            (3, (1, 5), 0.5),
+            (5, (1, 5), 0),
+            ("good", None, None),
+            (None, None, None),
+        ],
+    )
+    def test_where_lower_is_better_the_lowest_is_1(self, value: Any, scale: Any, fraction: Any) -> None:
+        """
+        Whatever the direction, 1 is the best.
+        """
+        record = FeedbackRecord(id="x", handle=HANDLE, name="effort", value=value, scale=scale, lower_is_better=True)
+
+        assert fraction == record.fraction
+
+    @given(SCALES, st.data())
+    def test_the_other_direction_has_the_same_ends(self, scale: Any, data: Any) -> None:
+        """
+        They are exactly 1 and 0, and what is between stays between and turns round.
+        """
+        low, high = scale
+        pair = sorted(data.draw(st.tuples(st.floats(float(low), float(high)), st.floats(float(low), float(high)))))
+        inside = [value for value in pair if low <= value <= high]
+        records = [make(value=value, scale=scale) for value in [low, *inside, high]]
+        places = [replace(record, lower_is_better=True).fraction or 0.0 for record in records]
+
+        assert (1, 0) == (places[0], places[-1])
+        assert sorted(places, reverse=True) == places
+
     @given(SCALES, st.data())
     @example((MAX_JSON_INT - 1, MAX_JSON_INT), None)
     @example((0, 5e-324), None)
@@ -383,6 +420,72 @@ class TestFraction:
 
         assert (0, 1) == (places[0], places[-1])
         assert sorted(places) == places
+
+
+class TestThumbs:
+    @pytest.mark.parametrize("value", [True, False])
+    @pytest.mark.parametrize(
+        ("name", "is_thumb", "expected"),
+        [
+            ("rating", None, True),
+            ("toxic", None, False),
+            ("rating", True, True),
+            ("toxic", True, True),
+            ("rating", False, False),
+            ("toxic", False, False),
+        ],
+    )
+    def test_a_boolean_is_a_thumb_as_declared_else_by_its_name(
+        self, name: str, is_thumb: Any, value: bool, expected: bool
+    ) -> None:
+        """
+        What the application declares wins over the names that an exporter takes for thumbs.
+        """
+        record = FeedbackRecord(id="x", handle=HANDLE, name=name, value=value, is_thumb=is_thumb)
+
+        assert expected is record.is_thumb_under({"rating"})
+
+    @pytest.mark.parametrize("value", [1, 1.0, "good", ("a",), None])
+    @pytest.mark.parametrize("is_thumb", [None, True, False])
+    def test_what_is_no_boolean_is_no_thumb(self, value: Any, is_thumb: Any) -> None:
+        """
+        Nor is what a redaction has left of one, whatever was declared.
+        """
+        record = FeedbackRecord(id="x", handle=HANDLE, name="rating", value=value, is_thumb=is_thumb)
+
+        assert record.is_thumb_under({"rating"}) is False
+
+    @pytest.mark.parametrize(
+        ("declared", "written"),
+        [
+            ({}, {}),
+            ({"is_thumb": True}, {"is_thumb": True}),
+            ({"is_thumb": False}, {"is_thumb": False}),
+            ({"is_thumb": False, "lower_is_better": True}, {"is_thumb": False, "lower_is_better": True}),
+        ],
+    )
+    def test_what_was_declared_is_kept(self, declared: dict[str, Any], written: dict[str, Any]) -> None:
+        """
+        It is in the store's text where there is something to say, and that of an earlier release has nothing of it.
+        """
+        given = Feedback(target=HANDLE, name="rating", value=True)
+        record = make_record(given, HANDLE, now_unix_nano=NOW, rng=random.Random(7), **declared)
+        text = record_to_json(record)
+        new = ("is_thumb", "lower_is_better")
+
+        assert written == {name: value for name, value in json.loads(text).items() if name in new}
+        assert record == record_from_json(text) == replace(make(value=True), **declared)
+
+    @pytest.mark.parametrize("is_thumb", [None, True, False])
+    @pytest.mark.parametrize("lower_is_better", [True, False])
+    def test_what_was_declared_outlasts_a_redaction(self, is_thumb: Any, lower_is_better: bool) -> None:
+        """
+        It is of the name, which no hook changes.
+        """
+        record = replace(make(value=True, comment="c"), is_thumb=is_thumb, lower_is_better=lower_is_better)
+        left = redacted(record, lambda feedback: replace(feedback, comment=None))
+
+        assert replace(record, comment=None) == left
 
 
 class TestTexts:
@@ -1143,6 +1246,22 @@ class TestRedacted:
         )
 
         assert replace(record, **redacted_fields) == redacted(record, lambda feedback: replace(feedback, **change))
+
+    @pytest.mark.parametrize("value", [None, "…", True])
+    def test_a_number_may_be_taken_out_without_its_scale(self, value: Any) -> None:
+        """
+        The hook need not know that there was one: what it did not give is not held against it.
+        """
+        record = make(value=4, scale=(1, 5), comment="c")
+
+        assert replace(record, value=value, scale=None) == redacted(record, lambda given: replace(given, value=value))
+
+    def test_a_scale_that_a_hook_gives_belongs_to_a_number(self) -> None:
+        """
+        One that was not there before is its own doing.
+        """
+        with pytest.raises(InvalidFeedbackError, match="a scale belongs to a number"):
+            redacted(make(value=4, scale=(1, 5)), lambda given: replace(given, value="x", scale=(0, 9)))
 
     @pytest.mark.parametrize(
         "change", [{"name": "other"}, {"id": str(uuid.UUID(int=5))}, {"target": None}, {"to": ["x"]}, {"key": "k"}]

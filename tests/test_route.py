@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from otel_feedback import ConfigurationError, Feedback, FeedbackHandle, FeedbackRecord, InvalidFeedbackError, Part
+from otel_feedback import (
+    ConfigurationError,
+    Feedback,
+    FeedbackHandle,
+    FeedbackRecord,
+    InvalidFeedbackError,
+    Labels,
+    OrqExporter,
+    Part,
+    Rating,
+    Thumb,
+)
+from otel_feedback._declare import Schema
 from otel_feedback._record import make_record
 from otel_feedback._route import Redact, Router
 from otel_feedback.stores import PARKED, UNROUTED, Entry
@@ -26,6 +38,13 @@ def a_record(*, is_sampled: bool = True, **fields: Any) -> FeedbackRecord:
 
 def a_router(*exporters: InMemoryFeedbackExporter, exports_unsampled: bool = False, **redact: Redact) -> Router:
     return Router(exporters, exports_unsampled=exports_unsampled, redact=redact)
+
+
+def filtering(**filters: Any) -> Router:
+    """Make a router to `a` and `b`, with filters."""
+    return Router(
+        [InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b")], exports_unsampled=False, filters=filters
+    )
 
 
 ROUTER = a_router(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"))
@@ -283,10 +302,198 @@ class TestRedaction:
         """
         A misspelt name would let everything pass.
         """
-        with pytest.raises(ConfigurationError, match="redact names no exporter of this process: 'weawe'") as caught:
+        message = r"redact names no exporter of this process: 'weawe' \(there are: weave\)"
+        with pytest.raises(ConfigurationError, match=message) as caught:
             a_router(InMemoryFeedbackExporter("weave"), weawe=without_comment)
 
         assert "redact" == caught.value.setting
+
+
+class TestFilters:
+    """What goes where, where an application says so of each judgement."""
+
+    def test_what_a_filter_refuses_is_skipped_there_and_nowhere_else(self) -> None:
+        """
+        Each destination has a filter of its own, or none; the reason is kept.
+        """
+        router = filtering(a=lambda record: record.name == "thumb")
+        rating, thumb = a_record(), a_record(name="thumb")
+
+        assert Entry(rating, ("a", "b"), {"a": "filtered"}) == router.entry(rating, ("a", "b"))
+        assert Entry(thumb, ("a", "b")) == router.entry(thumb, ("a", "b"))
+
+    def test_a_plan_says_what_is_filtered(self) -> None:
+        """
+        What one would have got is there all the same, to be looked at.
+        """
+        plans = filtering(a=lambda _: False).plan(a_record(), ("a", "b"))
+
+        assert {"a": "filtered", "b": None} == {name: plan.skipped for name, plan in plans.items()}
+        assert [1, 1] == [len(plan.parts) for plan in plans.values()]
+
+    def test_what_is_not_joined_yet_is_not_filtered_yet(self) -> None:
+        """
+        A filter may ask about the call, which is not known before.
+        """
+        router = filtering(a=lambda record: record.handle.attributes["tenant"] == "a")
+        plans = router.plan(a_record(), ("a", "b"), is_joined=False)
+
+        assert [None, None] == [plan.skipped for plan in plans.values()]
+        assert {} == router.missing(a_record(), ("a", "b"))
+
+    def test_a_filter_sees_what_its_destination_would_get(self) -> None:
+        """
+        It is asked of what redaction has left, joined to its call, and once.
+        """
+        seen: list[FeedbackRecord] = []
+        exporters = [InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b")]
+        router = Router(
+            exporters,
+            exports_unsampled=False,
+            redact={"a": without_comment},
+            filters={"a": lambda record: seen.append(record) is None},
+        )
+        record = a_record(comment="c")
+        router.entry(record, ("a", "b"))
+
+        assert [replace(record, comment=None)] == seen
+
+    def test_a_filter_is_not_asked_of_what_does_not_go_there_anyway(self) -> None:
+        """
+        The reason is then another one: nothing is left of it, or its span was not sampled.
+        """
+        asked: list[FeedbackRecord] = []
+        redact: Mapping[str, Redact] = {"a": lambda feedback: replace(feedback, value=None)}
+        filters = {"a": lambda record: asked.append(record) is None}
+        router = Router([InMemoryFeedbackExporter("a")], exports_unsampled=False, redact=redact, filters=filters)
+
+        assert {"a": "redacted"} == router.entry(a_record(), ("a",)).skipped
+        assert {"a": "unsampled"} == filtering(**filters).entry(a_record(is_sampled=False), ("a",)).skipped
+        assert [] == asked
+
+    def test_what_is_skipped_as_filtered_keeps_nothing_of_its_own(self) -> None:
+        """
+        What only that destination might have seen is not kept.
+        """
+        exporters = [InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b")]
+        router = Router(
+            exporters, exports_unsampled=False, redact={"a": without_comment}, filters={"b": lambda _: False}
+        )
+        record = a_record(comment="c")
+
+        assert Entry(replace(record, comment=None), ("a", "b"), {"b": "filtered"}) == router.entry(record, ("a", "b"))
+
+    def test_what_waited_for_its_key_is_filtered_when_it_is_joined(self) -> None:
+        """
+        Then the call is known, and what a filter may ask of it.
+        """
+        record = a_record()
+        entry = filtering(b=lambda _: False).entry(record, ("a", "b"), is_redacted=True)
+
+        assert Entry(record, ("a", "b"), {"b": "filtered"}) == entry
+
+    def test_a_retraction_passes_every_filter(self) -> None:
+        """
+        It takes back what is there, whatever a filter would say of it now.
+        """
+        record = FeedbackRecord(id="1", handle=a_record().handle, name="rating", retracts=True)
+        router = filtering(a=lambda _: False)
+
+        assert Entry(record, ("a",)) == router.entry(record, ("a",))
+        assert [None] == [plan.skipped for plan in router.plan(record, ("a",)).values()]
+
+    @pytest.mark.parametrize("answer", [None, 0, 1, "no", [], object()])
+    def test_an_answer_that_is_neither_yes_nor_no_is_refused(self, answer: Any) -> None:
+        """
+        A filter that forgot to answer would lose everything, one that answers a coroutine would let everything pass.
+        """
+        message = f"the filter of 'a' answered {type(answer).__name__}, not True or False"
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            filtering(a=lambda _: answer).entry(a_record(), ("a", "b"))
+
+        assert "filters" == caught.value.setting
+
+    def test_a_filter_that_raises_is_named_and_its_words_are_not(self) -> None:
+        """
+        Its error is the cause; the message says which filter, and neither keeps nor loses anything in silence.
+        """
+        router = filtering(a=lambda record: record.handle.attributes["tenant"] == "a")
+        for ask in (router.entry, router.plan):
+            with pytest.raises(ConfigurationError, match="the filter of 'a' raised KeyError: whether") as caught:
+                ask(a_record(), ("a", "b"))
+
+            assert ("filters", KeyError) == (caught.value.setting, type(caught.value.__cause__))
+            assert "tenant" not in str(caught.value)
+
+    @pytest.mark.parametrize("exporters", [(), (InMemoryFeedbackExporter("weave"), InMemoryFeedbackExporter("orq"))])
+    def test_a_filter_for_nobody_here_is_refused_at_the_door(
+        self, exporters: Sequence[InMemoryFeedbackExporter]
+    ) -> None:
+        """
+        A misspelt name would let everything pass; the message has those that there are.
+        """
+        known = "weave, orq" if exporters else "none is configured"
+        message = rf"filters names no exporter of this process: 'weawe' \(there are: {known}\)"
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            Router(exporters, exports_unsampled=False, filters={"weawe": lambda _: True})
+
+        assert "filters" == caught.value.setting
+
+
+class TestDeclared:
+    """What is declared of vendors' own fields, checked before anything is judged."""
+
+    def test_fields_that_a_destination_takes_pass(self) -> None:
+        """
+        Whatever may be given under the name.
+        """
+        native = {"orq": {"property": "quality", "product": "otel"}}
+        Router([OrqExporter()], exports_unsampled=False).check_declared(
+            Schema({"helpfulness": Rating(1, 5, native=native), "thumb": Thumb(), "tone": Labels("a", native=native)})
+        )
+
+    @pytest.mark.parametrize(
+        ("native", "message"),
+        [
+            ({"orq": {"propery": "quality"}}, r"feedback\['quality'\]: native\['orq'\] cannot set propery"),
+            ({"orq": {"property": 5}}, r"feedback\['quality'\]: native\['orq'\] cannot set property"),
+            (
+                {"orq": {"property": "q"}, "orqq": {"property": "q"}},
+                r"feedback\['quality'\].native names no exporter of this process: 'orqq' \(there are: orq\)",
+            ),
+        ],
+    )
+    def test_fields_that_no_destination_takes_are_refused(self, native: Any, message: str) -> None:
+        """
+        A misspelt field, or exporter, is an error at the start and not at the first judgement.
+        """
+        router = Router([OrqExporter()], exports_unsampled=False)
+        with pytest.raises(ConfigurationError, match=message) as caught:
+            router.check_declared(Schema({"thumb": Thumb(), "quality": Rating(1, 5, native=native)}))
+
+        assert "feedback" == caught.value.setting
+
+    def test_every_sample_is_asked_about(self) -> None:
+        """
+        A field that goes with one label and not with another is found.
+        """
+
+        class Picky(InMemoryFeedbackExporter):
+            def parts(self, record: FeedbackRecord) -> Sequence[Part]:
+                if record.native and record.value == "cold":
+                    raise InvalidFeedbackError("no", field="native")
+                return super().parts(record)
+
+        router = a_router(Picky("picky"))
+        router.check_declared(Schema({"tone": Labels("warm", "cold")}))
+        with pytest.raises(ConfigurationError, match=r"feedback\['tone'\]: no"):
+            router.check_declared(Schema({"tone": Labels("warm", "cold", native={"picky": {"a": 1}})}))
+
+    def test_without_a_destination_nothing_can_be_checked(self) -> None:
+        """
+        What is recorded then waits for the destinations of another process.
+        """
+        a_router().check_declared(Schema({"thumb": Thumb(native={"orq": {"propery": "quality"}})}))
 
 
 class Partial(InMemoryFeedbackExporter):

@@ -6,6 +6,7 @@ Everything that makes a judgement valid lives here, as pure functions; this file
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import math
@@ -223,6 +224,22 @@ class FeedbackOptions(TypedDict, total=False):
     id: str | uuid.UUID | None
     to: Sequence[str] | None
     native: Mapping[str, Mapping[str, Any]]
+
+
+def feedback_of(target: Any, name: Any, value: Any, options: Mapping[str, Any]) -> Feedback:
+    """Make a judgement of the arguments of `record_feedback`.
+
+    Raises:
+        TypeError: naming the first keyword that it does not take, and the one that may be meant.
+    """
+    for option in options.keys() - _OPTIONS:
+        meant = difflib.get_close_matches(option, _OPTIONS, n=1)
+        hint = f"; did you mean {meant[0]}=?" if meant else ""
+        raise TypeError(f"record_feedback() got an unexpected keyword argument {option!r}{hint}")
+    return Feedback(target=target, name=name, value=value, **options)
+
+
+_OPTIONS = frozenset(item.name for item in fields(Feedback)) - {"target", "name", "value"}
 
 
 # --- identity --------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from otel_feedback._record import (
     check_key,
     check_name,
     check_one_target,
+    feedback_of,
     judgement_id,
     make_record,
     normal_id,
@@ -618,7 +619,7 @@ class FeedbackProvider:
 
     def record(self, target: Any = None, name: Any = None, value: Any = None, **options: Any) -> Receipt:
         """Accept one judgement; see `record_feedback`."""
-        return self.record_many([Feedback(target=target, name=name, value=value, **options)])[0]
+        return self.record_many([feedback_of(target, name, value, options)])[0]
 
     @overload
     async def arecord(
@@ -645,7 +646,7 @@ class FeedbackProvider:
 
         While it waits for a key it holds no thread, so that made-up keys do not keep other judgements waiting.
         """
-        feedback = Feedback(target=target, name=name, value=value, **options)
+        feedback = feedback_of(target, name, value, options)
         polls = self.settings.key_wait_millis // ASYNC_POLL_MILLIS
         while True:
             try:
