@@ -972,6 +972,11 @@ class FeedbackProvider:
         return self.settings.disabled
 
     @property
+    def exporters(self) -> Mapping[str, FeedbackExporter]:
+        """The destinations, by name."""
+        return MappingProxyType(self._exporters)
+
+    @property
     def clock(self) -> Clock:
         """What tells when a call began whose span does not know it."""
         return self._clock

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Annotated
 
 import typer
 
+from otel_feedback.cli._plan import run_plan, value_of
 from otel_feedback.cli._worker import deliver_once, work
 
 # The port of the sandbox where none is given: "OTFB" on a telephone, and nobody's by IANA's registry.
 SANDBOX_PORT = 6832
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    help="Join people's judgement to the OpenTelemetry span it is about.",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+def _tell_version(is_asked: bool) -> None:
+    """Print the version, and end."""
+    if is_asked:
+        typer.echo(f"otel-feedback {importlib.metadata.version('otel-feedback')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and end.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Join people's judgement to the OpenTelemetry span it is about."""
 
 
 @app.command()
@@ -30,6 +45,39 @@ def worker(
     status is 1 when something still waits.
     """
     raise typer.Exit(0 if (deliver_once() if once else work()) else 1)
+
+
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(help="What is judged, such as rating; - reads a judgement as JSON.")],
+    *,
+    value: Annotated[str | None, typer.Option(help="true, false, a number, a label, or labels as a JSON list.")] = None,
+    scale: Annotated[tuple[str, str] | None, typer.Option(help="The lowest and the highest number.")] = None,
+    comment: Annotated[str | None, typer.Option(help="What the person wrote.")] = None,
+    correction: Annotated[str | None, typer.Option(help="What the answer should have been.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word to find it by; repeat it.")] = None,
+    user_id: Annotated[str | None, typer.Option(help="Who judged.")] = None,
+    to: Annotated[list[str] | None, typer.Option(help="An exporter that it goes to; repeat it.")] = None,
+    traceparent: Annotated[str | None, typer.Option(help="The call that is judged; by default an example.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
+) -> None:
+    """Show what each vendor would get of a judgement, and what it has no place for. Nothing is sent or stored.
+
+    The exporters come from the environment (OTEL_FEEDBACK_EXPORTERS and theirs); no key is needed. JSON on standard
+    input may have every field of a judgement, and its call as "traceparent" and "attributes"; options win over it.
+    """
+    options = {
+        "value": None if value is None else value_of(value),
+        "scale": None if scale is None else tuple(map(value_of, scale)),
+        "comment": comment,
+        "correction": correction,
+        "tags": tag or None,
+        "user_id": user_id,
+        "to": to or None,
+        "traceparent": traceparent,
+    }
+    given = {option: said for option, said in options.items() if said is not None}
+    run_plan(given if name == "-" else {"name": name, **given}, is_read=name == "-", as_json=as_json)
 
 
 @app.command()
