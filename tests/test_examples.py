@@ -81,6 +81,18 @@ def test_the_streaming_chat_knows_what_to_judge_before_the_first_chunk():
     assert end == "memory delivered"
 
 
+def test_declared_feedback_is_checked_completed_and_filtered():
+    """
+    A label that is not declared is refused in words, a rating has its scale, and what the filter refuses is skipped.
+    """
+    refusal, line, reason = run(EXAMPLES / "declared_feedback.py")
+
+    said = json.loads(line)
+    assert "'tone' takes one of 'warm', 'cold', as declared" in refusal
+    assert ("helpfulness", 5, [1, 5]) == (said["name"], said["value"], said["scale"])
+    assert "filtered" == reason
+
+
 def test_two_processes_join_by_the_message_id(tmp_path: Path):
     """
     What the second process says about msg-2 lands on the span that the first one opened for msg-2.

@@ -11,25 +11,34 @@ from otel_feedback.environment_variables import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_readme_shows_the_quickstart():
     """
     The README's example is the quickstart, from its first import on.
     """
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     quickstart = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
 
-    assert quickstart[quickstart.index("from opentelemetry") :] == block
+    assert quickstart[quickstart.index("from opentelemetry") :] == BLOCKS[0]
+
+
+def test_the_readme_shows_the_declarations_of_their_example():
+    """
+    What the README declares is what the example declares, that is run.
+    """
+    declared = (ROOT / "examples" / "declared_feedback.py").read_text(encoding="utf-8")
+
+    assert 2 == len(BLOCKS)
+    assert f"\n{BLOCKS[1]}\n" in declared
 
 
 def test_the_readmes_example_prints_what_it_says(tmp_path: Path):
     """
     Pasted into a file, the README's example ends with the words that the README promises.
     """
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     program = tmp_path / "pasted.py"
-    program.write_text(block, encoding="utf-8")
+    program.write_text(BLOCKS[0], encoding="utf-8")
     printed = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=True).stdout
 
     assert "`memory delivered`" in README
