@@ -40,6 +40,7 @@ LAYERS = {
     "stores._sqlite_file": 3.6,
     "stores._sql": 3.6,
     "exporters._http": 4,
+    "exporters._braintrust_rows": 4,
     "_retry": 4,
     "exporters.*": 5,
     "_correlate": 5,

@@ -18,6 +18,7 @@ from exporter_bench import (
     SECRET,
     SPAN,
     STATUSES,
+    TRACE,
     UNCLEAR,
     answer,
     asked,
@@ -45,16 +46,20 @@ from otel_feedback.exporters import (
     Skipped,
     Success,
     Unclear,
+    _braintrust_rows,
+    braintrust,
 )
 from otel_feedback.exporters._http import HTTPOptions, NoAnswer
-from otel_feedback.exporters.braintrust import check_parent
+from otel_feedback.exporters.braintrust import GRACE_MILLIS, check_parent
 from otel_feedback.stores.memory import MemoryStore
 from otel_feedback.testing import ExporterContract, FakeClock
 
 UUID = "5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11"
 OTHER = "00000000-0000-4000-8000-000000000002"
+NO_SUCH = {"message": "Missing read access, or the project_log does not exist (user somebody@example.com)"}
 PARENT = f"project_id:{UUID}"
 LOGS = f"/v1/project_logs/{UUID}/feedback"
+INSERT = f"/v1/project_logs/{UUID}/insert"
 SPECIMEN = {
     "project_id": "/v1/project_logs/{project_id}/feedback",
     "experiment_id": "/v1/experiment/{experiment_id}/feedback",
@@ -438,6 +443,82 @@ class TestRoutes:
         reason = f"the project's id could not be looked up: {late.reason}"
         assert [RetryableFailure(reason, is_tried=False)] == results
 
+    def test_so_many_projects_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Names come from spans, and may be as many as there are tenants: what is remembered of them has an end.
+        """
+        monkeypatch.setattr(braintrust, "MAX_PROJECTS", 2)
+        made = exporter()
+
+        def asked_for(name: str) -> int:
+            own = made.parts(record(value=True, target=handle(braintrust__parent=f"project_name:{name}")))
+            found = answer(200, {"objects": [{"id": UUID, "name": name}]})
+            return paths(play(made.exchange(own), found, answer())[0]).count("/v1/project")
+
+        assert [1, 1, 0, 1, 0, 1] == [asked_for(name) for name in ("a", "b", "a", "c", "c", "a")]
+
+    def test_a_project_that_was_made_anew_is_looked_up_again(self) -> None:
+        """
+        Where the id that a name stood for is none any more, the name is asked for once more.
+        """
+        made = exporter(parent="project_name:chat")
+        parts = made.parts(record(value=True))
+        old = answer(200, {"objects": [{"id": OTHER, "name": "chat"}]})
+        new = answer(200, {"objects": [{"id": UUID, "name": "chat"}]})
+        _, (gone,) = play(made.exchange(parts), old, answer(400, NO_SUCH))
+        requests, (result,) = play(made.exchange(parts), new, answer())
+
+        assert PauseDestination is type(gone)
+        assert (["/v1/project", LOGS], Success) == (paths(requests), type(result))
+
+    @pytest.mark.parametrize("said", [400, 403])
+    def test_a_place_that_is_not_there_buries_nothing(self, said: int) -> None:
+        """
+        An unknown experiment or project, and one that the key may not write to, pauses: no item is to blame.
+        """
+        many = rows(4)
+        requests, results = play(exporter().exchange(many), answer(said, NO_SUCH))
+
+        assert 1 == len(requests)
+        assert {PauseDestination} == set(map(type, results))
+        assert "somebody" not in repr(results)
+
+    @pytest.mark.parametrize("said", [400, 403])
+    def test_a_spans_own_place_that_is_not_there_concerns_the_span(self, said: int) -> None:
+        """
+        It waits for its project for some hours and pauses nobody else; a wrong key pauses everybody.
+        """
+        own = exporter().parts(record(value=True, target=handle(braintrust__parent=f"project_id:{OTHER}")))
+        mine = [*own, *rows(1)]
+        _, (theirs, ours) = play(exporter().exchange(mine), answer(said, NO_SUCH), answer())
+        _, (unauthorized, _) = play(exporter().exchange(mine), answer(401), answer())
+
+        assert RetryableFailure is type(theirs)
+        assert (GRACE_MILLIS, True) == (theirs.give_up_after_millis, theirs.is_tried)
+        assert "the span's own parent" in theirs.reason
+        assert [Success, PauseDestination] == [type(ours), type(unauthorized)]
+
+    @pytest.mark.parametrize("found", [answer(200, {"objects": []}), answer(400), answer(403)])
+    def test_a_spans_own_project_that_is_not_known_by_name_concerns_the_span(self, found: httpx.Response) -> None:
+        """
+        A tenant whose project has no span yet delays no other tenant.
+        """
+        own = exporter().parts(record(value=True, target=handle(braintrust__parent="project_name:new")))
+        _, (theirs, ours) = play(exporter().exchange([*own, *rows(1)]), found, answer())
+
+        assert RetryableFailure is type(theirs)
+        assert GRACE_MILLIS == theirs.give_up_after_millis
+        assert Success is type(ours)
+
+    def test_words_that_somebody_else_wrote_prove_nothing(self) -> None:
+        """
+        A refusal that quotes a comment which says "does not exist" is about the item, as any other 400 is.
+        """
+        parts = exporter().parts(record(comment="The city does not exist."))
+        _, (result,) = play(exporter().exchange(parts), answer(400, {"message": "bad: The city does not exist."}))
+
+        assert PermanentFailure is type(result)
+
     @pytest.mark.parametrize("parent", ["", "chat", "project_id:chat", "experiment_id:", "project_name:", "other:1"])
     def test_a_spans_parent_of_another_form_concerns_the_span(self, parent: str) -> None:
         """
@@ -447,6 +528,267 @@ class TestRoutes:
         requests, results = play(exporter().exchange([part, *rows(1)]))
 
         assert ([LOGS], [PermanentFailure, Success]) == (paths(requests), [type(result) for result in results])
+
+
+class TestRaters:
+    """`per_rater="child"`: each judgement's score is a row of its own."""
+
+    def test_a_judgement_is_a_row_below_the_spans(self) -> None:
+        """
+        Its id is the judgement's, its parent the span, its trace the span's; comment and tags stay where they are.
+        """
+        made = exporter(per_rater="child")
+        said = record("relevance", 4, scale=(1, 5), correction="Paris", comment="c", tags=["t"], user_id="u-1")
+        requests, results = play(made.exchange(made.parts(said)))
+
+        assert [INSERT, LOGS] == paths(requests)
+        (row,) = asked(requests[0])[1]["events"]
+        assert {
+            "id": ID,
+            "span_id": ID,
+            "root_span_id": TRACE,
+            "span_parents": [SPAN],
+            "created": NOON_TEXT,
+            "span_attributes": {"name": "relevance", "type": "review"},
+            "scores": {"relevance": 0.75},
+            "expected": "Paris",
+            "metadata": {"feedback_id": ID, "recorded_at": NOON_TEXT, "user_id": "u-1", "source": "external"},
+        } == row
+        assert [{"comment": "c"}, {"tags": ["t"]}] == [
+            {name: item[name] for name in ("comment", "tags") if name in item}
+            for request in requests[1:]
+            for item in asked(request)[1]["feedback"]
+        ]
+        assert [Success("HTTP 200")] * 3 == results
+
+    def test_a_label_is_a_row_without_a_score(self) -> None:
+        """
+        What has no score is in the row's metadata.
+        """
+        (part,) = exporter(per_rater="child").parts(record("tone", "warm"))
+
+        assert ("warm", False) == (part.body["metadata"]["tone"], "scores" in part.body)
+
+    def test_what_the_application_sets_is_in_the_row(self) -> None:
+        """
+        Scores, expected output, metadata and source of `native` are the row's; a source is no field of a row.
+        """
+        native = {"scores": {"x": 0.5}, "metadata": {"a": 1}, "source": "app"}
+        (part,) = exporter(per_rater="child").parts(record(value=True, native={"braintrust": native}))
+
+        assert {"x": 0.5, "rating": 1} == part.body["scores"]
+        assert (1, "app") == (part.body["metadata"]["a"], part.body["metadata"]["source"])
+        assert "source" not in part.body
+
+    def test_a_row_of_ones_own_waits_for_no_span(self) -> None:
+        """
+        No span overwrites it, and none of somebody else's: it is neither held back nor kept in line.
+        """
+        ended = record(value=True, comment="c", target=handle(ended_at=NOON))
+        held = {part.kind: part.not_before_unix_nano for part in exporter(per_rater="child").parts(ended)}
+
+        assert (0, True) == (held["value"], held["comment"] > NOON)
+        assert [False, True] == [exporter(per_rater=rows).orders_by_call for rows in ("child", "span")]
+
+    def test_a_changed_mind_writes_the_row_anew(self) -> None:
+        """
+        The same id, whole: nothing of the first word is merged into it, and nobody else's score is touched.
+        """
+        made = exporter(per_rater="child")
+        first, second = (record(value=value, correction=c) for value, c in ((True, "x"), (False, None)))
+        requests, _ = play(made.exchange(changed(made, first, second)))
+
+        (row,) = asked(requests[0])[1]["events"]
+        assert ([INSERT], ID, {"rating": 0}) == (paths(requests), row["id"], row["scores"])
+        assert {"expected", "_is_merge"}.isdisjoint(row)
+
+    @pytest.mark.parametrize("said", [{"value": True}, {"name": "tone", "value": "warm"}, {"correction": "x"}])
+    @pytest.mark.parametrize("stands", [None, record(value=False)])
+    def test_what_is_taken_back_is_gone(self, said: dict[str, Any], stands: Any) -> None:
+        """
+        The row is deleted, whatever it said and whatever others say: the answer promises nothing that is not known.
+        """
+        made = exporter(per_rater="child")
+        requests, results = play(made.exchange(taken_back(made.parts(record(**said)), stands)))
+
+        assert [(INSERT, {"events": [{"id": ID, "_object_delete": True}]})] == [asked(each) for each in requests]
+        assert [Success("HTTP 200")] == results
+
+    def test_rows_and_feedback_fail_by_themselves(self) -> None:
+        """
+        What one refuses for an item sinks nothing of the other.
+        """
+        made = exporter(per_rater="child")
+        requests, results = play(made.exchange(made.parts(record(value=True, comment="c"))), answer(400), answer())
+
+        assert ([INSERT, LOGS], [PermanentFailure, Success]) == (paths(requests), list(map(type, results)))
+
+    @settings(max_examples=200)
+    @given(judgement=judgements())
+    def test_every_row_keeps_to_the_contract(self, judgement: Any) -> None:
+        """
+        Whatever is said, changed or taken back, each row is valid by the published contract.
+        """
+        made = exporter(per_rater="child")
+        parts = made.parts(judgement)
+        requests, _ = play(made.exchange([*parts, *changed(made, judgement, judgement), *taken_back(parts)]))
+        validator = contract("braintrust", "/v1/project_logs/{project_id}/insert")
+        for request in requests:
+            if request.url.path == INSERT:
+                assert [] == list(validator.iter_errors(asked(request)[1]))
+
+
+class TestRowCheck:
+    """`check_rows=True`: feedback goes only to a row that is there."""
+
+    FOUND = answer(200, {"data": [{"id": SPAN}]})
+    NONE = answer(200, {"data": []})
+
+    def test_a_row_is_asked_for_once_and_then_gets_its_feedback(self) -> None:
+        """
+        By the trace and the span, in the very project; what was found is not asked for again.
+        """
+        made = exporter(check_rows=True)
+        parts = made.parts(record(value=True))
+        first, results = play(made.exchange(parts), self.FOUND, answer())
+        second, _ = play(made.exchange(parts))
+
+        assert (["/btql", LOGS], [LOGS]) == (paths(first), paths(second))
+        assert {
+            "query": f"select: id | from: project_logs('{UUID}') spans | "
+            f"filter: root_span_id = '{TRACE}' AND span_id = '{SPAN}' | limit: 1",
+            "fmt": "json",
+        } == asked(first[0])[1]
+        assert [Success("HTTP 200")] == results
+
+    @pytest.mark.parametrize(
+        ("options", "said", "condition"),
+        [
+            ({}, {"tags": ["t"]}, f"root_span_id = '{TRACE}' AND span_id = '{ROOT}'"),
+            ({"tags_on": "span"}, {"tags": ["t"]}, f"root_span_id = '{TRACE}' AND span_id = '{SPAN}'"),
+            ({"per_rater": "child"}, {"value": True}, f"root_span_id = '{TRACE}' AND span_id = '{SPAN}'"),
+            ({}, {"value": True, "target": handle(braintrust_row_id="row-1")}, "id = 'row-1'"),
+        ],
+    )
+    def test_the_row_that_is_asked_for_is_the_one_that_gets_it(
+        self, options: dict[str, Any], said: dict[str, Any], condition: str
+    ) -> None:
+        """
+        Tags are about the root's row, a row of one's own about its parent's, what Braintrust's SDK wrote has an id.
+        """
+        made = exporter(check_rows=True, **options)
+        requests, _ = play(made.exchange(made.parts(record(**said))), self.FOUND, answer())
+
+        assert condition in asked(requests[0])[1]["query"]
+
+    def test_an_experiments_rows_are_asked_for_there(self) -> None:
+        """
+        What is called project_logs for a project is called experiment for one.
+        """
+        made = exporter(check_rows=True, parent=f"experiment_id:{UUID}")
+        requests, _ = play(made.exchange(made.parts(record(value=True))), self.FOUND, answer())
+
+        assert f"from: experiment('{UUID}') spans" in asked(requests[0])[1]["query"]
+
+    def test_without_its_row_a_judgement_waits(self) -> None:
+        """
+        Nothing is sent, so that there is no stray row; after some hours it is a dead letter, and others go meanwhile.
+        """
+        made = exporter(check_rows=True, options=HTTPOptions(clock=FakeClock()))
+        parts = made.parts(record(value=True, comment="c"))
+        requests, (value, comment) = play(made.exchange(parts), self.NONE)
+
+        assert ["/btql"] == paths(requests)
+        assert RetryableFailure is type(value)
+        assert (GRACE_MILLIS, True) == (value.give_up_after_millis, value.is_tried)
+        assert RetryableFailure("not tried after: " + value.reason, is_tried=False) == comment
+
+    def test_questions_keep_to_braintrusts_pace(self) -> None:
+        """
+        The second row is asked for three seconds later; until then its feedback has made no attempt.
+        """
+        clock = FakeClock()
+        made = exporter(check_rows=True, options=HTTPOptions(clock=clock))
+        requests, results = play(made.exchange(rows(3)), self.FOUND, answer())
+        clock.advance(seconds=2.5)
+        early, _ = play(made.exchange(rows(3)[1:2]), self.FOUND, answer())
+        clock.advance(seconds=0.5)
+        late, again = play(made.exchange(rows(3)[:2]), self.FOUND, answer())
+
+        assert ["/btql", LOGS] == paths(requests)
+        assert [1] == [len(batch) for batch in batches(requests[1:])]
+        assert [Success, RetryableFailure, RetryableFailure] == list(map(type, results))
+        assert {(3_000, False)} == {(each.retry_after_millis, each.is_tried) for each in results[1:]}
+        assert [] == early
+        assert (["/btql", LOGS], {Success}) == (paths(late), set(map(type, again)))
+
+    @pytest.mark.parametrize("status", [status for status in STATUSES if status >= 300])
+    def test_a_question_that_fails_sinks_no_item(self, status: int) -> None:
+        """
+        What concerns the question is never an item's fault, and never unclear: no feedback was on its way.
+        """
+        means = STATUSES[status]
+        expected = {PermanentFailure: PauseDestination, Unclear: RetryableFailure}.get(means, means)
+        made = exporter(check_rows=True, comments="at_most_once")
+        _, results = play(made.exchange(made.parts(record(comment="c"))), answer(status))
+
+        assert [expected] == [type(result) for result in results]
+
+    @pytest.mark.parametrize("body", [b"<html>", [], {}, {"data": None}, {"data": "row"}])
+    def test_an_answer_that_cannot_be_read_is_asked_for_again(self, body: object) -> None:
+        """
+        Garbage says neither that the row is there nor that it is not.
+        """
+        made = exporter(check_rows=True)
+        requests, results = play(made.exchange(made.parts(record(value=True))), answer(200, body))
+
+        assert ["/btql"] == paths(requests)
+        assert [RetryableFailure("the row could not be looked up: HTTP 200, unreadable")] == results
+
+    @pytest.mark.parametrize("silence", [UNCLEAR, REFUSED])
+    def test_silence_at_the_question_applied_nothing(self, silence: Any) -> None:
+        """
+        A comment that was never sent is not lost to the policy of sending it at most once.
+        """
+        made = exporter(check_rows=True, comments="at_most_once")
+        _, results = play(made.exchange(made.parts(record(comment="c"))), silence)
+
+        assert [RetryableFailure(f"the row could not be looked up: {silence.result.reason}")] == results
+
+    def test_a_row_that_cannot_be_asked_for_is_sent_to(self) -> None:
+        """
+        An id with a quotation mark stands in no query: nobody's row is found by it.
+        """
+        made = exporter(check_rows=True)
+        target = handle(braintrust_row_id="a' OR id = 'b")
+        requests, _ = play(made.exchange(made.parts(record(value=True, target=target))))
+
+        assert [LOGS] == paths(requests)
+
+    def test_so_many_rows_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What is remembered has an end: at worst a row is asked for once more.
+        """
+        monkeypatch.setattr(_braintrust_rows, "MAX_ROWS", 2)
+        seen = _braintrust_rows.RowCheck(FakeClock())
+        for row in ("a", "b", "c"):
+            seen.see(row)
+
+        assert [False, False, True] == [seen.is_seen(row) for row in ("a", "b", "c")]
+
+    def test_a_refused_batch_asks_no_second_time(self) -> None:
+        """
+        The halves of a refused batch are of rows that have been found.
+        """
+        clock = FakeClock()
+        made = exporter(check_rows=True, options=HTTPOptions(clock=clock))
+        for part in rows(2):
+            play(made.exchange([part]), self.FOUND, answer())
+            clock.advance(seconds=3)
+        requests, results = play(made.exchange(rows(2)), answer(400), answer(400), answer())
+
+        assert [LOGS] * 3 == paths(requests)
+        assert [PermanentFailure, Success] == list(map(type, results))
 
 
 class TestBatches:

@@ -349,6 +349,19 @@ class TestInsert:
 
         assert scores == rows(bench)["r"]["scores"]
 
+    def test_a_deleted_row_is_gone_with_what_it_said(self, bench):
+        """
+        What was said by a row stays in the account of what came, as removed; others' rows stand.
+        """
+        bench.export("braintrust", span())
+        for name in ("r", "s"):
+            event = {"id": name, "span_parents": [ROOT], "scores": {"a": 1}}
+            bench.call("braintrust", self.PATH, {"events": [event]})
+        bench.call("braintrust", self.PATH, {"events": [{"id": "r", "_object_delete": True}]})
+
+        assert {ROOT, "s"} == rows(bench).keys()
+        assert {"r": True, "s": False} == {entry["id"]: entry["removed"] for entry in bench.state()["feedback"]}
+
     def test_one_against_the_contract_is_refused(self, bench):
         """
         A row's scores are numbers within 0 and 1.

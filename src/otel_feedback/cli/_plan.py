@@ -20,7 +20,7 @@ from otel_feedback._settings import Settings
 from otel_feedback._time import NANOS_PER_MILLI
 from otel_feedback.exceptions import FeedbackError, InvalidFeedbackError
 from otel_feedback.exporters import FeedbackExporter, Result
-from otel_feedback.exporters._http import Exchange, HTTPFeedbackExporter
+from otel_feedback.exporters._http import LOOK_UP, Exchange, HTTPFeedbackExporter
 from otel_feedback.provider import FeedbackProvider
 
 # The example of W3C Trace Context: a call that nobody made, for a judgement that names none.
@@ -145,7 +145,7 @@ def _over_http(sent: Sent, exchange: Exchange[Sequence[Result]]) -> Sent:
     except StopIteration as stop:
         return replace(sent, refused=stop.value[0].reason)
     exchange.close()
-    if not request.content:
+    if LOOK_UP in request.extensions:
         return replace(sent, asks_first=f"{request.method} {request.url}")
     return replace(sent, body=json.loads(request.content), method=request.method, url=str(request.url))
 

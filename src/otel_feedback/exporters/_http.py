@@ -57,6 +57,9 @@ NOTHING_SENT = (
     httpx.UnsupportedProtocol,
 )
 
+# Marks a request that sends nothing of a judgement.
+LOOK_UP = "otel_feedback.look_up"
+
 REQUEST_ID_HEADERS = ("x-bt-internal-trace-id", "x-request-id", "x-amzn-requestid", "cf-ray")
 
 
@@ -295,6 +298,12 @@ class HTTPFeedbackExporter:
             return httpx.Request(method, f"{self.base_url}{path}", params=params or None, headers=headers)
         headers["content-type"] = "application/json"
         return httpx.Request(method, f"{self.base_url}{path}", content=pydantic_core.to_json(body), headers=headers)
+
+    def look_up(self, method: str, path: str, body: object = None, **params: str) -> httpx.Request:
+        """Build a request that only asks something before anything is sent."""
+        request = self.request(method, path, body, **params)
+        request.extensions = {**request.extensions, LOOK_UP: True}
+        return request
 
     def result(self, response: httpx.Response, hint: str = "", message: str = "") -> Result:
         """Read a response by the table that all vendors share; a vendor's own words are a `message`, never a hint."""
@@ -549,6 +558,16 @@ def check_choice(given: object, name: str, choices: Collection[str]) -> None:
     """
     if given not in choices:
         raise ConfigurationError(f"{name} must be one of {', '.join(choices)}", setting=name)
+
+
+def check_bool(given: object, name: str) -> None:
+    """Refuse what is neither true nor false.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if not isinstance(given, bool):
+        raise ConfigurationError(f"{name} must be True or False", setting=name)
 
 
 def check_millis(given: object, name: str) -> None:

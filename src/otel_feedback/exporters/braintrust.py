@@ -1,17 +1,18 @@
-"""Braintrust: `POST /v1/{experiment|project_logs}/{id}/feedback`, in batches.
+"""Braintrust: `POST /v1/{experiment|project_logs}/{id}/feedback` and `…/insert`, in batches.
 
-Source: braintrust.dev API reference, "Feedback for experiment events" and "Feedback for project logs events". For
-spans that came by OTLP the row's id is the span id. Everything that Braintrust needs to be told lives here; this
-file does no I/O.
+Source: braintrust.dev API reference, "Feedback for experiment events", "Feedback for project logs events" and "Insert
+project logs events". For spans that came by OTLP the row's id is the span id, and its `root_span_id` the trace id.
+Everything that Braintrust needs to be told lives here; this file does no I/O.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 import pydantic
 import pydantic_core
@@ -19,7 +20,8 @@ from typing_extensions import TypedDict
 
 from otel_feedback import environment_variables as env
 from otel_feedback._dialects import BRAINTRUST_PARENT
-from otel_feedback._record import FeedbackRecord, Part
+from otel_feedback._record import FeedbackRecord, Part, part_id
+from otel_feedback._retry import HOUR_MILLIS
 from otel_feedback._time import NANOS_PER_MILLI, iso_utc
 from otel_feedback.exceptions import ConfigurationError
 from otel_feedback.exporters import (
@@ -31,6 +33,7 @@ from otel_feedback.exporters import (
     Success,
     Unclear,
 )
+from otel_feedback.exporters._braintrust_rows import RowCheck, question_of, rows_of
 from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
@@ -38,6 +41,7 @@ from otel_feedback.exporters._http import (
     NoAnswer,
     Text,
     check_api_key,
+    check_bool,
     check_choice,
     check_millis,
     json_of,
@@ -56,10 +60,13 @@ if TYPE_CHECKING:
 MAX_BATCH_ITEMS = 100
 MAX_BATCH_BYTES = 1_000_000
 
-PATHS: Mapping[str, str] = {
-    "experiment_id": "/v1/experiment/{}/feedback",
-    "project_id": "/v1/project_logs/{}/feedback",
-}
+# The name under which Braintrust has what a kind of parent is, in its paths and in its query language.
+TABLES: Mapping[str, str] = {"experiment_id": "experiment", "project_id": "project_logs"}
+
+# A project's name is looked up once; so many are remembered.
+MAX_PROJECTS = 1_000
+# What a span alone is wrong about, as a project that is not there yet, may be mended so long; then it is a dead letter.
+GRACE_MILLIS = 6 * HOUR_MILLIS
 
 # Braintrust's words for who said it; `app` is for its own UI.
 SOURCES: Mapping[str, str] = {"human": "external", "llm": "api", "code": "api"}
@@ -71,6 +78,8 @@ CARRIES: Mapping[str, frozenset[str]] = {
     "tags": frozenset({"tags", "user_id"}),
 }
 
+# What an answer says that is about the experiment or project in the path, and no item.
+NO_PLACE = re.compile(rb"does not exist|object not found", re.IGNORECASE)
 HINTS: Mapping[int, str] = {
     400: "an item that Braintrust cannot read, or an experiment or project that this key cannot see",
     401: "the key is not valid",
@@ -80,9 +89,12 @@ HINTS: Mapping[int, str] = {
 }
 
 
+PLACE_HINT = "the experiment or project does not exist, or this key cannot see it"
+
 LabelPlace = Literal["tags"] | Mapping[str, float]
 CommentPolicy = Literal["at_least_once", "at_most_once"]
 TagRow = Literal["root", "span"]
+ScoreRow = Literal["span", "child"]
 
 
 class BraintrustNative(TypedDict, total=False):
@@ -117,15 +129,20 @@ class BraintrustExporter(HTTPFeedbackExporter):
 
         tags_on: tags go to the `root` row of the trace, which the list of traces filters by, or to the `span`.
 
+        per_rater: a row has one score of a name for all who judge it: on the `span`'s row the last one counts. With
+            `child` each judgement's score and correction are a row of their own below the span's, so that everybody's
+            stand side by side, and one that is taken back is gone.
+
+        check_rows: ask first whether the span's row is there, since feedback on any other row answers 200 and makes a
+            stray one. Braintrust allows about 20 questions a minute: only for few judgements. A row that is still not
+            there after six hours makes a dead letter.
+
         labels: where the labels of a name go besides the audit log: `"tags"`, or a table from each label to a score
             between 0 and 1, as in `{"tone": {"warm": 1, "cold": 0}, "topic": "tags"}`. Several labels at once have no
             one score.
 
         options: timeouts and transport.
     """
-
-    # A row keeps one score for all who judge it, and one expected output.
-    orders_by_call = True
 
     native_type = BraintrustNative
 
@@ -139,6 +156,8 @@ class BraintrustExporter(HTTPFeedbackExporter):
         hold_millis: int | None = None,
         comments: CommentPolicy = "at_least_once",
         tags_on: TagRow = "root",
+        per_rater: ScoreRow = "span",
+        check_rows: bool = False,
         labels: Mapping[str, LabelPlace] = MappingProxyType({}),
         options: HTTPOptions | None = None,
     ) -> None:
@@ -151,9 +170,16 @@ class BraintrustExporter(HTTPFeedbackExporter):
         check_choice(comments, "comments", get_args(CommentPolicy))
         check_choice(tags_on, "tags_on", get_args(TagRow))
         self.comments = comments
+        check_choice(per_rater, "per_rater", get_args(ScoreRow))
+        check_bool(check_rows, "check_rows")
         self.tags_on = tags_on
+        self.per_rater = per_rater
+        self.check_rows = check_rows
         self.labels = _check_labels(labels)
+        # On a row of its own no score, and no expected output, overwrites another.
+        self.orders_by_call = per_rater == "span"
         self._project_ids: dict[str, str] = {}
+        self._rows = RowCheck(self._options.clock)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -215,7 +241,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
         results: dict[int, Result] = {
             number: Skipped(f"Braintrust cannot take back {part.kind}")
             for number, part in numbered
-            if part.action == "retract" and "scores" not in part.body
+            if part.action == "retract" and "scores" not in part.body and not _is_row(part)
         }
         if self.comments == "at_most_once":
             results |= {
@@ -223,18 +249,19 @@ class BraintrustExporter(HTTPFeedbackExporter):
                 for number, part in numbered
                 if part.kind == "comment" and part.may_have_arrived and part.action != "retract"
             }
-        failed: dict[str, Result] = {}
+        failed: dict[tuple[str, str | None], Result] = {}
         for batch in _batches([(number, part) for number, part in numbered if number not in results], self._length_of):
-            route = batch[0][1].route
-            if route in failed:
-                # A row's later feedback must not overtake what failed.
-                results.update(dict.fromkeys((number for number, _ in batch), not_tried(failed[route])))
+            # A row's later feedback must not overtake what failed.
+            behind = {number: before for number, part in batch if (before := _before(part, failed)) is not None}
+            results.update({number: not_tried(before) for number, before in behind.items()})
+            sent = [(number, part) for number, part in batch if number not in behind]
+            if not sent:
                 continue
-            answered = yield from self._send_batch(batch)
+            answered = yield from self._send_batch(sent)
             results.update(answered)
-            for result in answered.values():
-                if isinstance(result, (RetryableFailure, Unclear, PauseDestination)):
-                    failed[route] = result
+            for number, part in sent:
+                if isinstance(answered[number], (RetryableFailure, Unclear, PauseDestination)):
+                    failed[part.route, _row_that_waits(answered[number], part)] = answered[number]
         return [results[number] for number, _ in numbered]
 
     def _part(
@@ -243,12 +270,13 @@ class BraintrustExporter(HTTPFeedbackExporter):
         """Build an item: the row, what is said, and where it comes from."""
         handle = record.handle
         ended = handle.ended_at if handle.ended_at is not None else record.recorded_at_unix_nano
-        item = {
-            "id": self._row_of(handle, kind),
-            "source": native.get("source", SOURCES[record.source]),
-            **said,
-            "metadata": {**native.get("metadata", {}), **_metadata(record)},
-        }
+        source = native.get("source", SOURCES[record.source])
+        metadata = {**native.get("metadata", {}), **_metadata(record)}
+        is_row = kind == "value" and self.per_rater == "child"
+        if is_row:
+            item = {**_child_row(record), **said, "metadata": {**metadata, "source": source}}
+        else:
+            item = {"id": self._row_of(handle, kind), "source": source, **said, "metadata": metadata}
         # Every item has the metadata. Only the first one answers for it: other metadata is no reason to send a comment
         # again.
         carries = CARRIES[kind] | ({"metadata"} if is_first else frozenset())
@@ -258,7 +286,8 @@ class BraintrustExporter(HTTPFeedbackExporter):
             body=item,
             route=handle.attributes.get(BRAINTRUST_PARENT) or self.parent,
             carries=carries & frozenset(record.said),
-            not_before_unix_nano=ended + self.hold_millis * NANOS_PER_MILLI,
+            # A row of ours is overwritten by no span.
+            not_before_unix_nano=0 if is_row else ended + self.hold_millis * NANOS_PER_MILLI,
         )
 
     def _row_of(self, handle: FeedbackHandle, kind: str) -> str:
@@ -269,63 +298,121 @@ class BraintrustExporter(HTTPFeedbackExporter):
 
     def _send_batch(self, batch: Sequence[tuple[int, Part]]) -> Exchange[dict[int, Result]]:
         """Send items of one place in one request; of a refused one the halves, so that one bad item sinks no other."""
+        route = batch[0][1].route
+        unseen: dict[int, Result] = {}
         try:
-            path = yield from self._path_of(batch[0][1].route)
-            if not isinstance(path, str):
-                return {number: path for number, _ in batch}
-            response = yield self.request(
-                "POST", path, {"feedback": [_item(part, self._score_of) for _, part in batch]}
-            )
+            place = yield from self._place_of(route)
+            if not isinstance(place, _Place):
+                return dict.fromkeys((number for number, _ in batch), place)
+            if self.check_rows:
+                unseen = yield from self._unseen(batch, place)
+                batch = [(number, part) for number, part in batch if number not in unseen]
+                if not batch:
+                    return unseen
+            items = [_item(part, self._score_of) for _, part in batch]
+            verb, name = ("insert", "events") if _is_row(batch[0][1]) else ("feedback", "feedback")
+            response = yield self.request("POST", f"/v1/{place.table}/{place.id}/{verb}", {name: items})
         except NoAnswer as silence:
-            return {number: self._with_policy(part, silence.result) for number, part in batch}
-        if response.status_code in (400, 413, 422) and len(batch) > 1:
+            return unseen | {number: self._with_policy(part, silence.result) for number, part in batch}
+        result = self._judge(response, route, sent=items)
+        if response.status_code in (400, 413, 422) and len(batch) > 1 and isinstance(result, PermanentFailure):
             middle = len(batch) // 2
             first = yield from self._send_batch(batch[:middle])
-            return first | (yield from self._send_batch(batch[middle:]))
-        result = self._judge(response)
-        return {number: self._with_policy(part, result) for number, part in batch}
+            return unseen | first | (yield from self._send_batch(batch[middle:]))
+        return unseen | {number: self._with_policy(part, result) for number, part in batch}
 
-    def _path_of(self, route: str) -> Exchange[str | Result]:
+    def _unseen(self, batch: Sequence[tuple[int, Part]], place: _Place) -> Exchange[dict[int, Result]]:
+        """Ask for the rows that are not known to be there; answer for those that are not, or are not asked for yet."""
+        results: dict[int, Result] = {}
+        for number, part in batch:
+            row = part.body["span_parents"][0] if _is_row(part) else part.body["id"]
+            question = question_of(place.table, place.id, row, part.record.handle)
+            if question is None or self._rows.is_seen(question):
+                continue
+            if wait_millis := self._rows.wait_millis():
+                reason = "its row has not been looked for yet: Braintrust allows about 20 questions a minute"
+                results[number] = RetryableFailure(reason, wait_millis, is_tried=False)
+                continue
+            try:
+                response = yield self.look_up("POST", "/btql", {"query": question, "fmt": "json"})
+            except NoAnswer as silence:
+                results[number] = _look_up_failed("row", silence.result)
+                continue
+            rows = rows_of(json_of(response)) if response.is_success else None
+            if rows:
+                self._rows.see(question)
+            elif rows is not None:
+                reason = "Braintrust has no row of this span: was it filtered, or sent elsewhere?"
+                results[number] = RetryableFailure(reason, give_up_after_millis=GRACE_MILLIS)
+            else:
+                results[number] = self._look_up_refused("row", response, part.route)
+        return results
+
+    def _place_of(self, route: str) -> Exchange[_Place | Result]:
         """Find where a parent's feedback goes; a project's name is looked up once."""
         kind, _, place = route.partition(":")
-        if kind in PATHS and _is_uuid(place):
-            return PATHS[kind].format(place)
+        if kind in TABLES and _is_uuid(place):
+            return _Place(TABLES[kind], place)
         if kind != "project_name" or not place:
             return PermanentFailure(
                 "the span's braintrust.parent is not of the form project_name:…, project_id:<uuid> or "
                 "experiment_id:<uuid>"
             )
-        if place not in self._project_ids:
-            found = yield from self._look_up_project(place)
+        known = self._project_ids.get(place)
+        if known is None:
+            found = yield from self._look_up_project(place, route)
             if not isinstance(found, str):
                 return found
-            self._project_ids[place] = found
-        return PATHS["project_id"].format(self._project_ids[place])
+            if len(self._project_ids) >= MAX_PROJECTS:
+                self._project_ids = {}
+            known = self._project_ids[place] = found
+        return _Place(TABLES["project_id"], known)
 
-    def _look_up_project(self, name: str) -> Exchange[str | Result]:
+    def _look_up_project(self, name: str, route: str) -> Exchange[str | Result]:
         """Ask for a project's id by its name; no feedback is on its way before that is known."""
         try:
-            response = yield self.request("GET", "/v1/project", project_name=name)
+            response = yield self.look_up("GET", "/v1/project", project_name=name)
         except NoAnswer as silence:
-            return _look_up_failed(silence.result)
-        if not response.is_success:
-            result = self._judge(response)
-            return PauseDestination(result.reason) if isinstance(result, PermanentFailure) else _look_up_failed(result)
-        projects = _projects_of(json_of(response))
+            return _look_up_failed("project's id", silence.result)
+        projects = _projects_of(json_of(response)) if response.is_success else None
         if projects is None:
-            return _look_up_failed(Unclear(f"{self._judge(response).reason}, unreadable"))
+            return self._look_up_refused("project's id", response, route)
         for project in projects:
             if isinstance(project, dict) and project.get("name") == name and _is_uuid(str(project.get("id"))):
                 return str(project["id"])
-        return PauseDestination("Braintrust knows no project of the parent's name; it appears with its first span")
+        unknown = PauseDestination("Braintrust knows no project of the parent's name; it appears with its first span")
+        return self._of_the_span(unknown, route)
 
-    def _judge(self, response: httpx.Response) -> Result:
-        """Read an answer; bodies hold an e-mail address and stay unread."""
-        return self.result(response, HINTS.get(response.status_code, ""))
+    def _look_up_refused(self, what: str, response: httpx.Response, route: str) -> Result:
+        """Read an answer to a question that answers nothing; no item is to blame for it."""
+        result = self._judge(response, route)
+        if response.is_success:
+            return _look_up_failed(what, Unclear(f"{result.reason}, unreadable"))
+        if isinstance(result, PermanentFailure):
+            return self._of_the_span(PauseDestination(result.reason), route)
+        return _look_up_failed(what, result)
+
+    def _judge(self, response: httpx.Response, route: str, *, sent: object = None) -> Result:
+        """Read an answer. Its text says what is wrong and is never told: it has an e-mail address."""
+        status = response.status_code
+        is_no_place = status == 400 and _says_no_place(response.content, sent)
+        hint = PLACE_HINT if is_no_place else HINTS.get(status, "")
+        result = self.result(response, hint)
+        if not is_no_place and status != 403:
+            return result
+        # The project may have been made anew.
+        self._project_ids.pop(route.partition(":")[2], None)
+        return self._of_the_span(PauseDestination(result.reason), route)
+
+    def _of_the_span(self, pause: PauseDestination, route: str) -> Result:
+        """Let what is wrong with a place that a span names itself concern only the feedback on that span."""
+        if route == self.parent:
+            return pause
+        return RetryableFailure(f"{pause.reason}; it is the span's own parent", give_up_after_millis=GRACE_MILLIS)
 
     def _with_policy(self, part: Part, result: Result) -> Result:
         """Apply what a part may not suffer: a comment that may have arrived, and what a retraction cannot promise."""
-        if part.action == "retract" and isinstance(result, Success):
+        if part.action == "retract" and isinstance(result, Success) and not _is_row(part):
             rest = "" if "expected" not in part.body else "; a correction cannot be taken back"
             return Success(
                 f"{result.reason}; requested: what Braintrust does with a null score is not documented{rest}"
@@ -344,7 +431,7 @@ def check_parent(parent: str) -> str:
     """
     stripped = parent.strip()
     kind, _, place = stripped.partition(":")
-    if stripped and not (kind == "project_name" and place.strip()) and not (kind in PATHS and _is_uuid(place)):
+    if stripped and not (kind == "project_name" and place.strip()) and not (kind in TABLES and _is_uuid(place)):
         raise ConfigurationError(
             "a Braintrust parent is project_name:<name>, project_id:<uuid> or experiment_id:<uuid>; set "
             "BRAINTRUST_PARENT, or give parent=",
@@ -408,9 +495,29 @@ def _metadata(record: FeedbackRecord) -> dict[str, Any]:
     return found
 
 
+def _child_row(record: FeedbackRecord) -> dict[str, Any]:
+    """Place a row of its own below the span's: the same one whenever the judgement is sent."""
+    row = part_id(record.id, "value")
+    return {
+        "id": row,
+        "span_id": row,
+        "root_span_id": record.handle.trace_id,
+        "span_parents": [record.handle.span_id],
+        "created": iso_utc(record.time_unix_nano),
+        "span_attributes": {"name": record.name, "type": "review"},
+    }
+
+
+def _is_row(part: Part) -> bool:
+    """Tell whether a part is a row of its own, and no feedback on one."""
+    return "span_parents" in part.body
+
+
 def _item(part: Part, score_of: Callable[[FeedbackRecord], float | None]) -> Mapping[str, Any]:
     """Write the item for what is asked; a score is taken back by another person's in its place, or by none."""
-    if part.action == "create":
+    if _is_row(part) and part.action == "retract":
+        return {"id": part.body["id"], "_object_delete": True}
+    if part.action == "create" or _is_row(part):
         return part.body
     if part.action == "replace":
         gone = dict.fromkeys(part.replaces.body.get("scores", ()) if part.replaces is not None else ())
@@ -428,19 +535,45 @@ def _item(part: Part, score_of: Callable[[FeedbackRecord], float | None]) -> Map
     }
 
 
-def _look_up_failed(result: Result) -> Result:
-    """Say that nothing was sent, because it is not known where to; a pause stays one."""
+def _before(part: Part, failed: Mapping[tuple[str, str | None], Result]) -> Result | None:
+    """Find what failed before, of the part's place or of its row."""
+    return failed.get((part.route, None)) or failed.get((part.route, part.body["id"]))
+
+
+def _row_that_waits(result: Result, part: Part) -> str | None:
+    """Name the row whose later feedback waits for a failure: its own is its row's, any other is every row's, `None`."""
+    is_its_own = getattr(result, "give_up_after_millis", None) is not None
+    return str(part.body["id"]) if is_its_own else None
+
+
+def _says_no_place(answer: bytes, sent: object) -> bool:
+    """Tell whether an answer says that there is no such place; not where it may only quote what was sent."""
+    return bool(NO_PLACE.search(answer)) and not NO_PLACE.search(pydantic_core.to_json(sent))
+
+
+def _look_up_failed(what: str, result: Result) -> Result:
+    """Say that nothing was sent, because a question before it had no answer; a pause stays one."""
     if isinstance(result, PauseDestination):
         return result
     wait_millis = getattr(result, "retry_after_millis", None)
+    give_up_millis = getattr(result, "give_up_after_millis", None)
     is_tried = getattr(result, "is_tried", True)
-    return RetryableFailure(f"the project's id could not be looked up: {result.reason}", wait_millis, is_tried=is_tried)
+    return RetryableFailure(
+        f"the {what} could not be looked up: {result.reason}", wait_millis, give_up_millis, is_tried=is_tried
+    )
 
 
 def _projects_of(answer: Any) -> list[Any] | None:
     """Read the projects in the answer to a look-up, whatever that may be."""
     projects = answer.get("objects") if isinstance(answer, dict) else None
     return projects if isinstance(projects, list) else None
+
+
+class _Place(NamedTuple):
+    """An experiment, or a project's logs: Braintrust's name for which, and its id."""
+
+    table: str
+    id: str
 
 
 @dataclass(slots=True)
@@ -457,10 +590,10 @@ class _Batch:
 
 def _batches(numbered: Sequence[tuple[int, Part]], length_of: Callable[[Part], int]) -> list[list[tuple[int, Part]]]:
     """Cut parts into requests: one place each, within the limits, and of each row one part a request, in order."""
-    by_route: dict[str, list[_Batch]] = {}
+    by_route: dict[tuple[str, bool], list[_Batch]] = {}
     last_of_row: dict[tuple[str, str], int] = {}
     for number, part in numbered:
-        batches = by_route.setdefault(part.route, [])
+        batches = by_route.setdefault((part.route, _is_row(part)), [])
         row = (part.route, part.body["id"])
         length = length_of(part)
         at = last_of_row.get(row, -1) + 1

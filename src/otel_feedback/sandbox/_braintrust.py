@@ -507,8 +507,11 @@ def _change_score(row: RowState, name: str, value: float | None, switches: Switc
 
 def _apply_insert(fold: _Fold, submission: Submission) -> None:
     place, event = (submission.project, submission.item["id"]), submission.item
-    if not event.get("_is_merge"):
+    if event.get("_object_delete") or not event.get("_is_merge"):
         fold.rows.pop(place, None)
+        _remove_what_it_said(fold, event["id"])
+    if event.get("_object_delete"):
+        return
     row = fold.rows.setdefault(place, _empty_row(submission.project))
     row["is_span"] = True
     _change(row, event, fold.switches)
@@ -520,6 +523,12 @@ def _apply_insert(fold: _Fold, submission: Submission) -> None:
         key = canonical([*place, said.kind, said.name, said.value])
         about = Said(event["id"], said.kind, said.name, said.value, said.user, _child_target(event, said), event)
         fold.entries.add(key, submission, label(place[0], fold.names), about, verdict)
+
+
+def _remove_what_it_said(fold: _Fold, row_id: str) -> None:
+    """Let nothing stand of what a row said that is written anew, or deleted."""
+    for entry in fold.entries.feedback:
+        entry["removed"] = entry["removed"] or entry["raw"].get("id") == row_id
 
 
 def _child_target(event: Item, said: Said) -> Any:
