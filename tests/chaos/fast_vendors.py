@@ -114,6 +114,12 @@ class Book:
         self.weave[body["project_id"], body["weave_ref"], body["id"]] = body
         return FINE
 
+    def create_rows(self, body: Any) -> Answer:
+        """Keep several rows."""
+        for item in body["batch"]:
+            self.create_row(item)
+        return FINE
+
     def replace_row(self, body: Any) -> Answer:
         """Put a row in another's place."""
         self.purge(body["project_id"], body["feedback_id"])
@@ -143,6 +149,7 @@ RULES: Mapping[str, Callable[[Book, Any], Answer]] = {
     "/v2/feedback/remove": Book.remove_property,
     f"/v1/project_logs/{PROJECT_ID}/feedback": Book.add_items,
     "/feedback/create": Book.create_row,
+    "/feedback/batch/create": Book.create_rows,
     "/feedback/replace": Book.replace_row,
     "/feedback/purge": Book.purge_rows,
 }

@@ -116,9 +116,9 @@ def test_feedback_waits_for_a_row_that_is_not_there(sandbox: Sandbox, handle: of
         there = provider.record(handle, "rating", True)
         assert provider.force_flush(10_000)
         missing = provider.record(nowhere, "rating", True)
-        assert not provider.force_flush(6_000)
+        assert not provider.force_flush(4_000)
         status = provider.status(missing.id).deliveries["braintrust"]
         assert "delivered" == provider.status(there.id).deliveries["braintrust"].state
 
-    assert "pending" == status.state
+    assert status.state in ("pending", "leased")
     assert {handle.span_id} == rows(sandbox).keys()

@@ -97,7 +97,8 @@ def create(call: Call) -> Outcome:
 def create_batch(call: Call) -> Outcome:
     """Add several feedbacks, or none of them."""
     if not call.switches.weave_batch:
-        return Outcome(_detail(404, "Not Found"), flags=flags_of("weave", [("unknown_path", BATCH)]))
+        # No flag: clients can only find out by asking (VENDORS, Weave, call).
+        return Outcome(_detail(404, "Not Found"))
     body, refusal = read_body(call, BATCH)
     if refusal is not None:
         return refusal
