@@ -400,7 +400,9 @@ class TestRoutes:
         assert [PauseDestination] * 2 == [type(result) for result in results]
         assert ["/v1/project", LOGS] == paths(later)
 
-    @pytest.mark.parametrize("body", [b"<html>", b"", b'{"objects"', [], {}, {"objects": None}, {"objects": 5}, "text"])
+    @pytest.mark.parametrize(
+        "body", [b"no JSON", b"", b'{"objects"', [], {}, {"objects": None}, {"objects": 5}, "text"]
+    )
     def test_an_answer_that_cannot_be_read_is_asked_for_again(self, body: object) -> None:
         """
         Garbage for an answer to a look-up is no reason to bury or to pause anything.
@@ -734,7 +736,7 @@ class TestRowCheck:
 
         assert [expected] == [type(result) for result in results]
 
-    @pytest.mark.parametrize("body", [b"<html>", [], {}, {"data": None}, {"data": "row"}])
+    @pytest.mark.parametrize("body", [b"not JSON", [], {}, {"data": None}, {"data": "row"}])
     def test_an_answer_that_cannot_be_read_is_asked_for_again(self, body: object) -> None:
         """
         Garbage says neither that the row is there nor that it is not.

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,22 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_feedback import Part
+from otel_feedback import BraintrustExporter, OrqExporter, Part, WeaveExporter
 from otel_feedback._deliver import EXPORT_MILLIS, LEASE_MILLIS
 from otel_feedback.exceptions import ConfigurationError
-from otel_feedback.exporters import PauseDestination, PermanentFailure, Result, RetryableFailure, Success, Unclear
+from otel_feedback.exporters import (
+    PauseDestination,
+    PermanentFailure,
+    Result,
+    RetryableFailure,
+    Skipped,
+    Success,
+    Unclear,
+)
 from otel_feedback.exporters._http import (
     MAX_ANSWER_BYTES,
     MAX_EXPORT_MILLIS,
+    PAGE_HINT,
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
@@ -180,6 +190,80 @@ class TestResults:
         A body that cannot be read is `None`, whatever is wrong with it.
         """
         assert expected == json_of(answer(200, content))
+
+
+class TestPages:
+    """A web page is no vendor's answer."""
+
+    PAGES = (
+        answer(200, b"anything", content_type="text/html; charset=utf-8"),
+        answer(201, b"", content_type="application/xhtml+xml"),
+        answer(200, b"<!DOCTYPE html><title>Sign in</title>"),
+        answer(200, b"\xef\xbb\xbf\r\n <HTML>"),
+        answer(200, b"<html lang='en'>", content_type="text/plain"),
+    )
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_a_page_delivered_nothing(self, page: httpx.Response) -> None:
+        """
+        Where a base URL is wrong, or a proxy wants a login, the judgement stays, and everybody is told.
+        """
+        result = result_of(page, now_unix_nano=NOON, hint="of a vendor")
+
+        assert PauseDestination(f"HTTP {page.status_code}: {PAGE_HINT}") == result
+
+    @pytest.mark.parametrize(
+        "said",
+        [b"", b"{}", b'{"text": "<html>"}', b"<answer/>", b"<htmlx>", b"OK", b"\xff\xfe"],
+    )
+    def test_any_other_answer_is_one(self, said: bytes) -> None:
+        """
+        What is no page is read by its status, whatever it says.
+        """
+        assert Success("HTTP 200") == result_of(answer(200, said), now_unix_nano=NOON)
+
+    @pytest.mark.parametrize(("status", "kind"), [(400, PermanentFailure), (503, Unclear), (429, RetryableFailure)])
+    def test_a_page_with_an_error_is_the_error(self, status: int, kind: type[Result]) -> None:
+        """
+        Gateways answer errors with pages: the status says what they mean.
+        """
+        assert kind is type(result_of(answer(status, b"<html>", content_type="text/html"), now_unix_nano=NOON))
+
+    @pytest.mark.parametrize("coding", ["br", "zstd", "gzip"])
+    def test_a_page_in_any_coding_is_seen(self, vendor: Vendor, coding: str) -> None:
+        """
+        Its type tells, also where nobody here can unpack it.
+        """
+        vendor.script(say(200, b"\x00\x01", content_encoding=coding, content_type="text/html"))
+        with running(PlainExporter(vendor.url)) as exporter:
+            (result,) = exporter.export(exporter.parts(record(comment="c")))
+
+        assert PauseDestination is type(result)
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            OrqExporter(),
+            OrqExporter(api="annotations"),
+            BraintrustExporter("project_id:5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11"),
+            BraintrustExporter("project_name:chat"),
+            BraintrustExporter("project_id:5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11", per_rater="child", check_rows=True),
+            WeaveExporter("acme/chat"),
+            WeaveExporter("acme/chat", view="agents"),
+        ],
+    )
+    @pytest.mark.parametrize("action", ["create", "replace", "retract"])
+    @pytest.mark.parametrize("status", [200, 404])
+    def test_no_vendor_takes_a_page_for_delivered(self, made: HTTPFeedbackExporter, action: Any, status: int) -> None:
+        """
+        Neither a thumb nor its change nor its end counts as done by a page.
+        """
+        (part,) = made.parts(record(value=True))
+        told = replace(part, action=action, replaces=part if action == "replace" else None)
+        page = answer(status, b"<html>", content_type="text/html")
+        _, results = play(made.exchange([told]), page)
+
+        assert not any(isinstance(each, (Success, Skipped, PermanentFailure)) for each in results), results
 
 
 class TestMessages:

@@ -377,7 +377,7 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         ("body", "ending"),
-        [({"message": "Trace not found"}, " Trace not found"), ({}, ""), (b"<html>", "")],
+        [({"message": "Trace not found"}, " Trace not found"), ({}, ""), (b"not JSON", "")],
     )
     def test_a_404_has_a_grace_and_a_hint(self, body: object, ending: str) -> None:
         """

@@ -82,13 +82,27 @@ RETRYABLE = frozenset({408, 425, 429})
 DESTINATION = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 501, 505})
 
 
+PAGE_HINT = "a web page, not the API: is the base URL right, and does a proxy want a login?"
+_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
+
+
+def is_page(response: httpx.Response) -> bool:
+    """Tell whether an answer is a web page, by its type or by how it begins."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("text/html", "application/xhtml+xml") or _PAGE.match(response.content) is not None
+
+
 def result_of(response: httpx.Response, *, now_unix_nano: int, hint: str = "", message: str = "") -> Result:
     """Read a response as a result; a vendor's exporter asks first for the statuses that mean something else there.
+
+    A web page is no vendor's answer, and delivered nothing: a wrong base URL, or a proxy that wants a login, gave it.
 
     `hint` is in our words and stands in every reason. `message` is in the vendor's and is left out where the
     destination is concerned: that is when vendors quote keys, whole, masked or in part.
     """
     status = response.status_code
+    if response.is_success and is_page(response):
+        return PauseDestination(reason_of(response, PAGE_HINT))
     if not response.is_success and (status in DESTINATION or status < 400):
         return PauseDestination(reason_of(response, hint))
     reason = reason_of(response, f"{hint} {message}".strip())

@@ -386,7 +386,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
     def _look_up_refused(self, what: str, response: httpx.Response, route: str) -> Result:
         """Read an answer to a question that answers nothing; no item is to blame for it."""
         result = self._judge(response, route)
-        if response.is_success:
+        if isinstance(result, Success):
             return _look_up_failed(what, Unclear(f"{result.reason}, unreadable"))
         if isinstance(result, PermanentFailure):
             return self._of_the_span(PauseDestination(result.reason), route)

@@ -31,6 +31,7 @@ from otel_feedback.exporters._http import (
     check_choice,
     check_names,
     check_text,
+    is_page,
     native_fields,
     one_by_one,
     reason_of,
@@ -279,7 +280,7 @@ class OrqExporter(HTTPFeedbackExporter):
         for revisions, call in self._api.removals(part):
             response = yield self._request(call)
             removed = self._judge(response, part)
-            if response.status_code == 404:
+            if response.status_code == 404 and not is_page(response):
                 removed = Success(reason_of(response, "it was not there"))
             if not isinstance(removed, Success):
                 break
@@ -306,7 +307,7 @@ class OrqExporter(HTTPFeedbackExporter):
     def _judge(self, response: httpx.Response, part: Part) -> Result:
         """Read an answer, of an error orq's own `message`."""
         message = self.message(response, "message", part)
-        if response.status_code == 404:
+        if response.status_code == 404 and not is_page(response):
             hint = f"{self._api.hint_at_404} {message}".strip()
             return RetryableFailure(reason_of(response, hint), give_up_after_millis=NOT_FOUND_GRACE_MILLIS)
         return self.result(response, message=message)
