@@ -207,10 +207,10 @@ def paths(requests: Iterable[httpx.Request]) -> list[str]:
 # --- contracts -------------------------------------------------------------------------------------------------
 
 
-def contract(vendor: str, path: str) -> jsonschema.Draft202012Validator:
+def contract(vendor: str, path: str, method: str = "post") -> jsonschema.Draft202012Validator:
     """Build the validator of a request's body from the document that the sandbox has of a vendor."""
     text = (Path(otel_feedback.sandbox.__file__).parent / "openapi" / f"{vendor}.json").read_text(encoding="utf-8")
-    return _validator(json.loads(text), path)
+    return _validator(json.loads(text), path, method)
 
 
 def published(vendor: str, path: str) -> jsonschema.Draft202012Validator:
@@ -221,8 +221,8 @@ def published(vendor: str, path: str) -> jsonschema.Draft202012Validator:
     return _validator(yaml.safe_load(page.read_text(encoding="utf-8")), path)
 
 
-def _validator(document: Mapping[str, Any], path: str) -> jsonschema.Draft202012Validator:
-    body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+def _validator(document: Mapping[str, Any], path: str, method: str = "post") -> jsonschema.Draft202012Validator:
+    body = document["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
     return jsonschema.Draft202012Validator({"allOf": [body], "components": document["components"]})
 
 
