@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import io
+import logging
 import subprocess
 import sys
+import unittest
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from otel_feedback.exporters.console import ConsoleFeedbackExporter
 from otel_feedback.stores import Entry, Lease, Parked, Settlement
 from otel_feedback.stores.memory import MemoryStore
 from otel_feedback.testing import (
+    FATES,
     JUDGEMENTS,
     ExporterContract,
     FakeClock,
@@ -154,6 +157,8 @@ def broken_rules(contract: type, make: Callable[..., object]) -> set[str]:
         limit = {"max_queue_size": 3} if "limited_store" in inspect.signature(test).parameters else {}
         try:
             test(make(case, **limit))
+        except unittest.SkipTest:
+            continue
         except Exception:  # noqa: BLE001 (a broken adapter may fail in any way)
             broken.add(name)
     return broken
@@ -248,6 +253,88 @@ def test_the_exporters_contract_finds_what_is_broken(
     An exporter that breaks a rule fails the test of that rule, and no other.
     """
     assert broken == broken_rules(ExporterContract, lambda _: exporter())
+
+
+KEY = "sk-never-told"
+
+
+class VendorExporter(InMemoryFeedbackExporter):
+    """Has a key, and a vendor that answers with a status."""
+
+    def __init__(self, status: int = 200) -> None:
+        super().__init__()
+        self.status = status
+
+    def export(self, parts: Sequence[Part]) -> Sequence[Result]:
+        return [self.result() for _ in parts] if self.status != 200 else super().export(parts)
+
+    def result(self) -> Result:
+        kind = FATES.get(self.status, (PermanentFailure,))[0]
+        return kind(f"HTTP {self.status}")
+
+
+class LeakyRepr(VendorExporter):
+    def __repr__(self) -> str:
+        return f"<exporter with {KEY}>"
+
+
+class LeakyLog(VendorExporter):
+    def result(self) -> Result:
+        logging.getLogger("leaky").debug("refused: %s", KEY)
+        return super().result()
+
+
+class LeakyReason(VendorExporter):
+    def result(self) -> Result:
+        return replace(super().result(), reason=f"refused: {KEY}")
+
+
+class BuriesAll(VendorExporter):
+    def result(self) -> Result:
+        return PermanentFailure(f"HTTP {self.status}")
+
+
+class TriesAllAgain(VendorExporter):
+    def result(self) -> Result:
+        return RetryableFailure(f"HTTP {self.status}")
+
+
+@pytest.mark.parametrize(
+    ("exporter", "broken"),
+    [
+        (VendorExporter, set()),
+        (LeakyRepr, {"test_its_key_is_told_to_nobody"}),
+        (LeakyLog, {"test_its_key_is_told_to_nobody"}),
+        (LeakyReason, {"test_its_key_is_told_to_nobody"}),
+        (BuriesAll, {"test_each_status_has_its_fate"}),
+        (TriesAllAgain, {"test_each_status_has_its_fate"}),
+    ],
+)
+def test_the_exporters_contract_finds_what_is_told_and_what_is_buried(
+    exporter: type[VendorExporter], broken: set[str]
+) -> None:
+    """
+    A key in a text, a log or a reason is found, and so is an error whose fate is another one.
+    """
+
+    class Contract(ExporterContract):
+        secret = KEY
+
+        def answered(self, status: int) -> VendorExporter:
+            return exporter(status)
+
+    assert broken == broken_rules(Contract, lambda _: exporter())
+
+
+def test_what_the_contract_cannot_ask_is_skipped_with_a_reason() -> None:
+    """
+    An exporter without a vendor, or without a key, has two tests fewer, and their reasons say how to have them.
+    """
+    contract = ExporterContract()
+    with pytest.raises(unittest.SkipTest, match="define `answered"):
+        contract.test_each_status_has_its_fate(InMemoryFeedbackExporter())
+    with pytest.raises(unittest.SkipTest, match="set `secret`"):
+        contract.test_its_key_is_told_to_nobody(InMemoryFeedbackExporter())
 
 
 class ForgetfulStore(MemoryStore):

@@ -8,9 +8,12 @@ itself does not import pytest, so that an application's own tests need none.
 
 from __future__ import annotations
 
+import logging
 import threading
+import unittest
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +24,15 @@ from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import DeliveryStatus, FeedbackRecord, FeedbackValue, Part
 from otel_feedback._time import NANOS_PER_MILLI
 from otel_feedback.exceptions import InvalidFeedbackError, OutboxFullError
-from otel_feedback.exporters import FeedbackExporter, Result, Success
+from otel_feedback.exporters import (
+    FeedbackExporter,
+    PauseDestination,
+    PermanentFailure,
+    Result,
+    RetryableFailure,
+    Success,
+    Unclear,
+)
 from otel_feedback.stores import (
     APP,
     PARKED,
@@ -1377,6 +1388,22 @@ JUDGEMENTS: tuple[FeedbackRecord, ...] = (
 )
 
 
+# What becomes of a part, by the status that its vendor answers (DESIGN, Stores, Retry). 404 is for each vendor to say.
+FATES: Mapping[int, tuple[type[Result], ...]] = {
+    200: (Success,),
+    400: (PermanentFailure,),
+    401: (PauseDestination,),
+    402: (PauseDestination,),
+    403: (PauseDestination, RetryableFailure),
+    408: (RetryableFailure, Unclear),
+    422: (PermanentFailure,),
+    429: (RetryableFailure,),
+    500: (RetryableFailure, Unclear),
+    502: (RetryableFailure, Unclear),
+    503: (RetryableFailure, Unclear),
+}
+
+
 class ExporterContract:
     """The contract of `FeedbackExporter`, as tests: inherit it, and define one fixture named `exporter`.
 
@@ -1391,9 +1418,24 @@ class ExporterContract:
                 exporter.shutdown()
 
     `judgements` are the records that it is tried with; replace them where a record needs something of its own.
+
+    Two more questions are asked where they can be answered, and skipped where not. `secret` is the key that the
+    exporter is made with: it may stand in nothing that it says. `answered(status)` makes the exporter once more,
+    started, with a vendor that answers every request with that status, best with the key quoted in the text, as vendors
+    do:
+
+            secret = "sk-test"
+
+            def answered(self, status):
+                return MyExporter(api_key=self.secret, transport=answer_everything_with(status))
     """
 
     judgements: Sequence[FeedbackRecord] = JUDGEMENTS
+    secret: str | None = None
+
+    def answered(self, status: int) -> FeedbackExporter | None:  # noqa: ARG002 (there to be overridden)
+        """Make an exporter whose vendor always answers so; `None` where no vendor answers, as with a console."""
+        return None
 
     # --- the name and the options ---
 
@@ -1468,6 +1510,28 @@ class ExporterContract:
         _equal([len(parts)] * 2, [len(replaced), len(retracted)])
         _equal(True, all(isinstance(result, Result) for result in (*replaced, *retracted)))
 
+    # --- what a vendor answers, and what is told of it ---
+
+    def test_each_status_has_its_fate(self, exporter: FeedbackExporter) -> None:
+        """A dead letter is what concerns the item, a pause what concerns the destination; the rest is tried again."""
+        parts = [part for each in self._parts(exporter) for part in each]
+        for status, fates in FATES.items():
+            with self._answered(status) as made:
+                found = {type(result).__name__ for part in parts for result in made.export([part])}
+            _equal((status, set()), (status, found - {fate.__name__ for fate in fates}))
+
+    def test_its_key_is_told_to_nobody(self, exporter: FeedbackExporter) -> None:
+        """Neither it, nor a part, nor a result, nor a line of its log has the key, whatever its vendor quotes."""
+        if self.secret is None:
+            raise unittest.SkipTest("set `secret` to the key that the exporter is made with")
+        with _log_lines() as lines:
+            said = [repr(exporter), str(exporter), repr(list(self._parts(exporter))), repr(self._export(exporter))]
+            for status in (*FATES, 404):
+                with self._answered(status) as made:
+                    said += [repr(made), repr(self._export(made))]
+
+        _equal([], [each for each in (*said, *lines) if self.secret in each])
+
     # --- life cycle ---
 
     def test_a_flush_says_whether_all_of_it_went(self, exporter: FeedbackExporter) -> None:
@@ -1493,3 +1557,34 @@ class ExporterContract:
     def _export(self, exporter: FeedbackExporter) -> Sequence[Result]:
         """Export everything."""
         return exporter.export([part for each in self._parts(exporter) for part in each])
+
+    @contextmanager
+    def _answered(self, status: int) -> Iterator[FeedbackExporter]:
+        """Have an exporter whose vendor always answers so, and shut it down."""
+        made = self.answered(status)
+        if made is None:
+            raise unittest.SkipTest("define `answered(status)` where a vendor answers with statuses of HTTP")
+        try:
+            yield made
+        finally:
+            made.shutdown()
+
+
+@contextmanager
+def _log_lines() -> Iterator[list[str]]:
+    """Collect what is logged meanwhile, by anybody and at any level, with the exceptions that go with it."""
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    root, handler = logging.getLogger(), Lines()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield lines
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)

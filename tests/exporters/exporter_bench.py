@@ -194,6 +194,16 @@ def play(
         return requests, result
 
 
+def answering(status: int) -> HTTPOptions:
+    """Options for a vendor that always answers so, and quotes the key that it was given, as vendors do."""
+
+    def said(request: httpx.Request) -> httpx.Response:
+        key = request.headers.get("authorization")
+        return httpx.Response(status, json={"message": f"not {key}", "reason": f"not {key} {SECRET}"})
+
+    return HTTPOptions(transport=httpx.MockTransport(said))
+
+
 def asked(request: httpx.Request) -> tuple[str, Any]:
     """Answer a request's path and what its body says."""
     return request.url.path, json.loads(request.content)

@@ -21,6 +21,7 @@ from exporter_bench import (
     TRACE,
     UNCLEAR,
     answer,
+    answering,
     asked,
     changed,
     contract,
@@ -94,6 +95,13 @@ def batches(requests: Sequence[httpx.Request]) -> list[list[dict[str, Any]]]:
 
 
 class TestContract(ExporterContract):
+    secret = SECRET
+
+    def answered(self, status: int) -> BraintrustExporter:
+        made = BraintrustExporter(PARENT, api_key=SECRET, options=answering(status))
+        made.start()
+        return made
+
     @pytest.fixture
     def exporter(self) -> Iterator[BraintrustExporter]:
         transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "success"}))

@@ -18,6 +18,7 @@ from exporter_bench import (
     TRACE,
     UNCLEAR,
     answer,
+    answering,
     asked,
     changed,
     contract,
@@ -50,6 +51,13 @@ def said_to_orq(exporter: OrqExporter, **said: Any) -> dict[str, Any]:
 
 
 class TestContract(ExporterContract):
+    secret = SECRET
+
+    def answered(self, status: int) -> OrqExporter:
+        made = OrqExporter(SECRET, comment_property="comment", options=answering(status))
+        made.start()
+        return made
+
     @pytest.fixture
     def exporter(self) -> Iterator[OrqExporter]:
         transport = httpx.MockTransport(lambda _: httpx.Response(200))

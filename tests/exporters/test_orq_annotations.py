@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from exporter_bench import (
     ROOT,
+    SECRET,
     SPAN,
     STATUSES,
     TRACE,
     UNCLEAR,
     answer,
+    answering,
     asked,
     changed,
     contract,
@@ -33,6 +35,7 @@ from otel_feedback import OrqExporter, Part
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import PauseDestination, Result, RetryableFailure, Success
 from otel_feedback.sandbox import Fault, Sandbox, Switches
+from otel_feedback.testing import ExporterContract
 
 if TYPE_CHECKING:
     import httpx
@@ -58,6 +61,21 @@ def calls(requests: list[httpx.Request]) -> list[tuple[str, str, Any]]:
 def keyed(key: str, value: Any, **more: Any) -> dict[str, Any]:
     """Write a body with one annotation."""
     return {"annotations": [{"key": key, "value": value}], **more}
+
+
+class TestContract(ExporterContract):
+    secret = SECRET
+
+    def answered(self, status: int) -> OrqExporter:
+        made = exporter(api_key=SECRET, options=answering(status))
+        made.start()
+        return made
+
+    @pytest.fixture
+    def exporter(self) -> Iterator[OrqExporter]:
+        made = self.answered(200)
+        yield made
+        made.shutdown()
 
 
 class TestMapping:

@@ -7,20 +7,29 @@ from typing import Any
 
 import pytest
 from exporter_bench import ID, NOON, SPAN, TRACE, handle, record
+from opentelemetry._logs import NoOpLoggerProvider
+from opentelemetry._logs._internal import ProxyLogger
 from opentelemetry.sdk._logs import LoggerProvider, export
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanContext, TraceFlags
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags
 
 from otel_feedback import FeedbackHandle, OTLPFeedbackExporter
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
-from otel_feedback.exporters import Skipped, Success
-from otel_feedback.exporters.otlp import OLDEST_SDK, check_sdk
+from otel_feedback.exporters import PauseDestination, Skipped, Success
+from otel_feedback.exporters.otlp import NOWHERE, OLDEST_SDK, check_sdk
 from otel_feedback.testing import ExporterContract
 
 SDK = tuple(map(int, importlib.metadata.version("opentelemetry-sdk").split(".")[:2]))
 
 # Its name before 1.39.
 Memory: Any = getattr(export, "InMemoryLogRecordExporter", None) or getattr(export, "InMemoryLogExporter", None)
+
+
+class UnsetLoggerProvider:
+    """What the API has while nobody has set a provider: another test may have set the global one."""
+
+    def get_logger(self, name: str) -> ProxyLogger:
+        return ProxyLogger(name)
 
 
 @pytest.fixture
@@ -61,6 +70,50 @@ class TestEvents:
             event.timestamp,
             event.observed_timestamp,
         )
+
+    @pytest.mark.parametrize("nobody", [UnsetLoggerProvider(), NoOpLoggerProvider()])
+    def test_where_nobody_listens_nothing_is_delivered(self, nobody: Any) -> None:
+        """
+        Without a provider of the SDK an event goes nowhere: it waits, and why is said.
+        """
+        exporter = OTLPFeedbackExporter(nobody)
+        results = exporter.export([part for _ in range(2) for part in exporter.parts(record(value=True))])
+
+        assert [PauseDestination(NOWHERE)] * 2 == results
+
+    def test_a_switched_off_sdk_delivers_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        `OTEL_SDK_DISABLED` makes loggers that emit nothing.
+        """
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+        exporter = OTLPFeedbackExporter(LoggerProvider(shutdown_on_exit=False))
+        (result,) = exporter.export(exporter.parts(record(value=True)))
+
+        assert PauseDestination(NOWHERE) == result
+
+    def test_a_call_that_is_known_by_its_response_alone_is_on_no_span(
+        self, memory: Any, logger_provider: LoggerProvider
+    ) -> None:
+        """
+        An empty context would be taken for the current one: the event has no ids then, and the response's id.
+        """
+        nowhere = FeedbackHandle(INVALID_SPAN_CONTEXT, attributes={"gen_ai.response.id": "chatcmpl-1"})
+        exporter = OTLPFeedbackExporter(logger_provider)
+        said = replace(record(value=True), handle=nowhere)
+        with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("another"):
+            exporter.export(exporter.parts(said))
+
+        event = memory.get_finished_logs()[0].log_record
+        assert (0, 0, "chatcmpl-1") == (event.trace_id, event.span_id, event.attributes["gen_ai.response.id"])
+
+    def test_the_direction_is_told_where_it_is_not_the_usual_one(self) -> None:
+        """
+        The score is as it was given; that a low one is good stands beside it.
+        """
+        said = replace(record("effort", 2, scale=(1, 7)), lower_is_better=True)
+        body = OTLPFeedbackExporter().parts(said)[0].body
+
+        assert (2.0, True) == (body["gen_ai.evaluation.score.value"], body["otel_feedback.lower_is_better"])
 
     def test_an_unsampled_call_can_be_judged(self, memory: Any, logger_provider: LoggerProvider) -> None:
         """

@@ -19,6 +19,7 @@ from exporter_bench import (
     TRACE,
     UNCLEAR,
     answer,
+    answering,
     asked,
     changed,
     contract,
@@ -110,6 +111,13 @@ def rest(**more: Any) -> dict[str, Any]:
 
 
 class TestContract(ExporterContract):
+    secret = SECRET
+
+    def answered(self, status: int) -> WeaveExporter:
+        made = WeaveExporter(PROJECT, api_key=SECRET, options=answering(status))
+        made.start()
+        return made
+
     @pytest.fixture(params=["traces", "agents"])
     def exporter(self, request: pytest.FixtureRequest) -> Iterator[WeaveExporter]:
         transport = httpx.MockTransport(lambda _: httpx.Response(200))

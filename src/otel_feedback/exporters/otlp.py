@@ -11,16 +11,24 @@ from typing import Any, Protocol
 
 import pydantic_core
 from opentelemetry import trace
-from opentelemetry._logs import LogRecord, get_logger_provider
+from opentelemetry._logs import LogRecord, NoOpLogger, get_logger_provider
+
+# What the API has while nobody has set a provider; it is exported nowhere else.
+from opentelemetry._logs._internal import ProxyLogger
 from opentelemetry.context import Context
 
 from otel_feedback._dialects import RESPONSE_ID
 from otel_feedback._record import FeedbackRecord, Part
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
-from otel_feedback.exporters import Result, Skipped, Success
+from otel_feedback.exporters import PauseDestination, Result, Skipped, Success
 from otel_feedback.exporters._http import check_offers, check_text
 
 EVENT_NAME = "gen_ai.evaluation.result"
+
+NOWHERE = (
+    "there is no logger provider that emits: call opentelemetry._logs.set_logger_provider, or give logger_provider=; "
+    "OTEL_SDK_DISABLED switches it off"
+)
 
 # Before it, the SDK passes the API's log records on as they are, and its OTLP encoder fails on them: the event would
 # be counted as emitted and be lost.
@@ -35,6 +43,8 @@ class _LoggerProvider(Protocol):
 
 class OTLPFeedbackExporter:
     """Emits each judgement as a log event correlated to the judged span, wherever the app's logs go.
+
+    Without a logger provider of the SDK nothing would be emitted: then nothing counts as delivered, and it waits.
 
     Args:
         logger_provider: by default the global one.
@@ -65,6 +75,8 @@ class OTLPFeedbackExporter:
     def export(self, parts: Sequence[Part]) -> Sequence[Result]:
         """Emit an event for each; what was emitted cannot be taken back."""
         logger = self._provider().get_logger("otel_feedback")
+        if isinstance(logger, (NoOpLogger, ProxyLogger)):
+            return [PauseDestination(NOWHERE)] * len(parts)
         return [self._emit(logger, part) for part in parts]
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -132,6 +144,8 @@ def attributes_of(record: FeedbackRecord) -> Mapping[str, Any]:
         said["gen_ai.evaluation.score.label"] = value if isinstance(value, str) else ", ".join(value)
     if isinstance(value, tuple):
         said["otel_feedback.labels"] = value
+    if record.lower_is_better:
+        said["otel_feedback.lower_is_better"] = True
     if record.scale is not None:
         said["otel_feedback.scale.low"], said["otel_feedback.scale.high"] = map(float, record.scale)
     return {name: item for name, item in said.items() if item is not None}
