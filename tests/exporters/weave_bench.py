@@ -201,17 +201,30 @@ def request_types() -> Mapping[str, Callable[[Any], object]]:
 
 
 def _server_models() -> Mapping[str, Callable[[Any], object]]:
-    """Find the trace server's models, which forbid unknown fields themselves."""
+    """Find the trace server's models; what they do not know is refused here, since not all of them do."""
     spec = importlib.util.find_spec("weave")
     if spec is None or not (Path(str(spec.origin)).parent / "trace_server" / "trace_server_interface.py").exists():
         return {}
     tsi = importlib.import_module("weave.trace_server.trace_server_interface")
-    return {
-        CREATE: tsi.FeedbackCreateReq.model_validate,
-        BATCH: tsi.FeedbackCreateBatchReq.model_validate,
-        REPLACE: tsi.FeedbackReplaceReq.model_validate,
-        PURGE: tsi.FeedbackPurgeReq.model_validate,
+
+    def closed(model: Any) -> Callable[[Any], object]:
+        known = {field.alias or name for name, field in model.model_fields.items()}
+
+        def check(body: Any) -> None:
+            assert body.keys() <= known
+            for each in body.get("batch", ()):
+                checks[CREATE](each)
+            model.model_validate(body)
+
+        return check
+
+    checks = {
+        CREATE: closed(tsi.FeedbackCreateReq),
+        BATCH: closed(tsi.FeedbackCreateBatchReq),
+        REPLACE: closed(tsi.FeedbackReplaceReq),
+        PURGE: closed(tsi.FeedbackPurgeReq),
     }
+    return checks
 
 
 def _client_types() -> Mapping[str, Callable[[Any], object]]:
