@@ -41,6 +41,7 @@ LAYERS = {
     "stores._sql": 3.6,
     "exporters._http": 4,
     "exporters._braintrust_rows": 4,
+    "exporters._weave_rules": 4.5,  # checks its settings as _http does
     "_retry": 4,
     "exporters.*": 5,
     "_correlate": 5,

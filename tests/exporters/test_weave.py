@@ -38,16 +38,14 @@ from otel_feedback._record import part_id
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import PauseDestination, PermanentFailure, Result, RetryableFailure, Success, Unclear
 from otel_feedback.exporters._http import HTTPOptions
-from otel_feedback.exporters.weave import (
-    MAX_BATCH_ITEMS,
+from otel_feedback.exporters._weave_rules import (
     MAX_PAYLOAD_CHARS,
-    NO_BATCH_MILLIS,
     REACTION_ROOM_CHARS,
     check_project_id,
     is_one_emoji,
-    purge_body,
     weave_ref,
 )
+from otel_feedback.exporters.weave import MAX_BATCH_ITEMS, NO_BATCH_MILLIS, purge_body
 from otel_feedback.testing import ExporterContract, FakeClock
 
 CREATE, BATCH = "/feedback/create", "/feedback/batch/create"

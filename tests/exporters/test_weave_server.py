@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from weave_bench import BATCH, CREATE, PROJECT, PURGE, REPLACE, SETUPS, requests_of, weave_judgements
 
 from otel_feedback import FeedbackRecord, WeaveExporter
-from otel_feedback.exporters.weave import is_one_emoji
+from otel_feedback.exporters._weave_rules import is_one_emoji
 
 FOUND = importlib.util.find_spec("weave")
 SERVER = Path(str(FOUND.origin)).parent / "trace_server" if FOUND is not None else Path("none")

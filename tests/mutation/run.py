@@ -62,6 +62,14 @@ MODULES: Mapping[str, Sequence[str]] = {
     "stores/_sqlite_rescue.py": FILES,
     "stores/_sqlite_salvage.py": FILES,
     "stores/_sqlite_schema.py": (*CONTRACT, "tests/stores/test_sql.py", *FILES),
+    "exporters/_http.py": ("tests/exporters/test_http.py", "tests/exporters/test_orq.py"),
+    "exporters/orq.py": ("tests/exporters/test_orq.py", "tests/exporters/test_orq_annotations.py"),
+    "exporters/braintrust.py": ("tests/exporters/test_braintrust.py",),
+    "exporters/_braintrust_rows.py": ("tests/exporters/test_braintrust.py",),
+    "exporters/weave.py": ("tests/exporters/test_weave.py",),
+    "exporters/_weave_rules.py": ("tests/exporters/test_weave.py",),
+    "exporters/otlp.py": ("tests/exporters/test_otlp.py",),
+    "exporters/console.py": ("tests/exporters/test_console.py",),
 }
 # So many mutants of a module are drawn, where there are more; fewer where each meets hundreds of files and processes.
 SAMPLE, SAMPLE_OF_FILES, SEED = 300, 150, 4
