@@ -689,7 +689,7 @@ class TestRowCheck:
         made = exporter(check_rows=True, **options)
         requests, _ = play(made.exchange(made.parts(record(**said))), self.FOUND, answer())
 
-        assert condition in asked(requests[0])[1]["query"]
+        assert f" filter: {condition} | " in asked(requests[0])[1]["query"]
 
     def test_an_experiments_rows_are_asked_for_there(self) -> None:
         """
@@ -721,7 +721,7 @@ class TestRowCheck:
         made = exporter(check_rows=True, options=HTTPOptions(clock=clock))
         requests, results = play(made.exchange(rows(3)), self.FOUND, answer())
         clock.advance(seconds=2.5)
-        early, _ = play(made.exchange(rows(3)[1:2]), self.FOUND, answer())
+        early, (soon,) = play(made.exchange(rows(3)[1:2]), self.FOUND, answer())
         clock.advance(seconds=0.5)
         late, again = play(made.exchange(rows(3)[:2]), self.FOUND, answer())
 
@@ -729,7 +729,7 @@ class TestRowCheck:
         assert [1] == [len(batch) for batch in batches(requests[1:])]
         assert [Success, RetryableFailure, RetryableFailure] == list(map(type, results))
         assert {(3_000, False)} == {(each.retry_after_millis, each.is_tried) for each in results[1:]}
-        assert [] == early
+        assert ([], 500, int) == (early, soon.retry_after_millis, type(soon.retry_after_millis))
         assert (["/btql", LOGS], {Success}) == (paths(late), set(map(type, again)))
 
     @pytest.mark.parametrize("status", [status for status in STATUSES if status >= 300])
@@ -765,12 +765,13 @@ class TestRowCheck:
 
         assert [RetryableFailure(f"the row could not be looked up: {silence.result.reason}")] == results
 
-    def test_a_row_that_cannot_be_asked_for_is_sent_to(self) -> None:
+    @pytest.mark.parametrize("row", ["a' OR id = 'b", "rangée-é", "a b"])
+    def test_a_row_that_cannot_be_asked_for_is_sent_to(self, row: str) -> None:
         """
-        An id with a quotation mark stands in no query: nobody's row is found by it.
+        An id with a quotation mark, say, stands in no query: nobody's row is found by it.
         """
         made = exporter(check_rows=True)
-        target = handle(braintrust_row_id="a' OR id = 'b")
+        target = handle(braintrust_row_id=row)
         requests, _ = play(made.exchange(made.parts(record(value=True, target=target))))
 
         assert [LOGS] == paths(requests)

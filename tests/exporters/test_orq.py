@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from exporter_bench import (
     ID,
+    NOON,
     REFUSED,
     SECRET,
     STATUSES,
@@ -33,6 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_feedback import OrqExporter
+from otel_feedback._record import new_id
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import Result, RetryableFailure, Success, Unclear
 from otel_feedback.exporters._http import HTTPOptions
@@ -182,9 +185,40 @@ class TestMapping:
 
     def test_the_choices_are_the_published_ones(self) -> None:
         """
-        Labels that every workspace has: 2, 8 and 6 of them.
+        Labels that every workspace has.
         """
-        assert {"rating": 2, "defects": 8, "interactions": 6} == {name: len(each) for name, each in CHOICES.items()}
+        assert {
+            "rating": {"good", "bad"},
+            "defects": {
+                "ambiguity",
+                "grammatical",
+                "hallucination",
+                "inappropriate",
+                "incompleteness",
+                "off_topic",
+                "repetition",
+                "spelling",
+            },
+            "interactions": {"copied", "deleted", "reported", "saved", "selected", "shared"},
+        } == dict(CHOICES)
+
+    def test_the_products_are_the_published_ones(self) -> None:
+        """
+        Those of the contract, and one that orq has added since.
+        """
+        body = contract("orq", FEEDBACK).schema["allOf"][0]
+
+        assert {*body["properties"]["product"]["enum"], "mcp_gateway"} == PRODUCTS
+
+    def test_a_product_alone_says_nothing_of_the_property(self) -> None:
+        """
+        Under a name that orq does not know, a product of the application's is no reason to refuse the comment.
+        """
+        exporter = OrqExporter(comment_property="remark")
+        native = {"orq": {"product": "agents"}}
+        (part,) = exporter.parts(record("mood", value=0.5, comment="c", native=native))
+
+        assert ("remark", "agents") == (part.body["property"], part.body["product"])
 
 
 class TestIdentity:
@@ -200,6 +234,25 @@ class TestIdentity:
             "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(char) << 5 * place for place, char in enumerate(reversed(text))
         )
 
+    def test_a_hundred_thousand_ids_come_back_from_their_ulids(self) -> None:
+        """
+        Each of our ids, a UUIDv7, is a ULID of orq's pattern with the same time, and no two are the same.
+        """
+        rng, digits = random.Random(7), {char: number for number, char in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
+        seen = set()
+        for number in range(100_000):
+            identifier = new_id(NOON + number * 1_000_000, rng)
+            text = ulid(identifier)
+            bits = 0
+            for char in text:
+                bits = bits << 5 | digits[char]
+            assert identifier == str(uuid.UUID(int=bits))
+            assert ULID.fullmatch(text)
+            assert (NOON + number * 1_000_000) // 1_000_000 == bits >> 80
+            seen.add(text)
+
+        assert 100_000 == len(seen)
+
     @pytest.mark.parametrize(
         ("number", "expected"),
         [
@@ -213,6 +266,14 @@ class TestIdentity:
         The ends of the range, and a pair that another library agrees on.
         """
         assert expected == ulid(number)
+
+    def test_the_ids_of_changes_never_change(self) -> None:
+        """
+        What another version of this library has sent is removed and repeated under the same ids.
+        """
+        assert [ulid(ID), "2KWNYGD9HDG37SEKBD54NDHJWX", "38CVJWMMRJGHW8PPBTKK55H0V4"] == [
+            ulid_of(ID, revision) for revision in (0, 1, 2)
+        ]
 
     def test_each_part_and_each_revision_has_an_id_of_its_own(self) -> None:
         """
@@ -595,7 +656,9 @@ class TestConstructor:
         known = len(caplog.records)
         (part,) = OrqExporter(product="next-year").parts(record(value=True))
 
-        assert (18, 0, 1, "next-year") == (len(PRODUCTS), known, len(caplog.records), part.body["product"])
+        assert (18, 0, "next-year") == (len(PRODUCTS), known, part.body["product"])
+        (line,) = caplog.messages
+        assert line.startswith("orq: 'next-year' is no product that otel-feedback knows")
 
     def test_its_repr_has_no_key(self) -> None:
         """

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from exporter_bench import ID, NOON, SPAN, TRACE, handle, record
+from opentelemetry import baggage, context
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry._logs._internal import ProxyLogger
 from opentelemetry.sdk._logs import LoggerProvider, export
@@ -105,6 +106,49 @@ class TestEvents:
 
         event = memory.get_finished_logs()[0].log_record
         assert (0, 0, "chatcmpl-1") == (event.trace_id, event.span_id, event.attributes["gen_ai.response.id"])
+
+    def test_nothing_else_of_the_current_context_is_about_it(
+        self, memory: Any, logger_provider: LoggerProvider
+    ) -> None:
+        """
+        A processor that copies baggage onto logs finds none: that of the request which brings the feedback is not the
+        judged call's.
+        """
+        exporter = OTLPFeedbackExporter(logger_provider)
+        token = context.attach(baggage.set_baggage("session.id", "somebody else's"))
+        try:
+            exporter.export(exporter.parts(record(value=True)))
+        finally:
+            context.detach(token)
+
+        assert {} == baggage.get_all(memory.get_finished_logs()[0].log_record.context)
+
+    def test_the_part_and_the_scope_have_lasting_names(self, memory: Any, logger_provider: LoggerProvider) -> None:
+        """
+        A delivery is kept under its part's kind; whoever filters logs does so by the scope's name.
+        """
+        exporter = OTLPFeedbackExporter(logger_provider)
+        (part,) = exporter.parts(record(value=True))
+        exporter.export([part])
+
+        assert ("value", "otel_feedback") == (
+            part.kind,
+            memory.get_finished_logs()[0].instrumentation_scope.name,
+        )
+
+    def test_the_reason_to_wait_says_what_to_do(self) -> None:
+        """
+        Set a provider, give one, or switch the SDK on.
+        """
+        assert all(
+            words in NOWHERE
+            for words in (
+                "no logger provider that emits",
+                "set_logger_provider",
+                "logger_provider=",
+                "OTEL_SDK_DISABLED",
+            )
+        )
 
     def test_the_direction_is_told_where_it_is_not_the_usual_one(self) -> None:
         """
@@ -250,8 +294,10 @@ class TestVersions:
         """
         Before that the OTLP encoder fails in the background, and the event would be lost.
         """
-        with pytest.raises(ConfigurationError, match=f"1.37 or newer; there is {version}"):
+        with pytest.raises(ConfigurationError, match=f"1.37 or newer; there is {version}") as caught:
             check_sdk(version)
+
+        assert "exporters" == caught.value.setting
 
 
 @pytest.mark.skipif(SDK < OLDEST_SDK, reason="this SDK is too old for the OTLP exporter")
