@@ -117,6 +117,21 @@ def test_no_key_is_needed():
     assert {"orq": None, "weave": None} == {name: plans[name]["skipped"] for name in ("orq", "weave")}
 
 
+def test_a_place_that_is_not_configured_is_told():
+    """
+    Without a project nothing could be sent; a span that names its own needs none.
+    """
+    without = {**ALL, "BRAINTRUST_PARENT": "", "WANDB_PROJECT": ""}
+    plans = planned("rating", "--value", "true", **without)
+    own = {"traceparent": CALL, "attributes": {"braintrust.parent": "project_name:theirs"}}
+    given = json.dumps({"name": "rating", "value": True, "to": ["braintrust"], **own})
+    (theirs,) = planned("-", given=given, **without)["braintrust"]["parts"]
+
+    assert "set BRAINTRUST_PARENT" in plans["braintrust"]["parts"][0]["refused"]
+    assert "set WANDB_ENTITY and WANDB_PROJECT" in plans["weave"]["parts"][0]["refused"]
+    assert "theirs" in theirs["asks_first"]
+
+
 def test_what_has_to_be_asked_first_is_shown_and_not_asked():
     """
     A project of Braintrust that is known by name has to be looked up before the address of its feedback is known.

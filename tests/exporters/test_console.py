@@ -21,6 +21,14 @@ class TestContract(ExporterContract):
 
 
 class TestConsole:
+    def test_its_name_and_its_parts_have_lasting_names(self) -> None:
+        """
+        Deliveries are kept under both.
+        """
+        exporter = ConsoleFeedbackExporter()
+
+        assert ("console", ["value"]) == (exporter.name, [part.kind for part in exporter.parts(record(value=True))])
+
     def test_a_judgement_is_a_line_of_json(self) -> None:
         """
         Each part is one line that any reader of JSON can take apart.

@@ -18,7 +18,7 @@ from otel_feedback._record import Feedback, Part, feedback_of
 from otel_feedback._route import DestinationPlan
 from otel_feedback._settings import Settings
 from otel_feedback._time import NANOS_PER_MILLI
-from otel_feedback.exceptions import FeedbackError, InvalidFeedbackError
+from otel_feedback.exceptions import ConfigurationError, FeedbackError, InvalidFeedbackError
 from otel_feedback.exporters import FeedbackExporter, Result
 from otel_feedback.exporters._http import LOOK_UP, Exchange, HTTPFeedbackExporter
 from otel_feedback.provider import FeedbackProvider
@@ -135,7 +135,14 @@ def _sent(exporter: FeedbackExporter, part: Part) -> Sent:
     """Say what would be sent for a part."""
     held_nano = part.not_before_unix_nano - part.record.recorded_at_unix_nano
     sent = Sent(part.kind, dict(part.body), route=part.route or None, held_millis=max(0, held_nano) // NANOS_PER_MILLI)
-    return _over_http(sent, exporter.exchange([part])) if isinstance(exporter, HTTPFeedbackExporter) else sent
+    if not isinstance(exporter, HTTPFeedbackExporter):
+        return sent
+    try:
+        if not part.route:  # a span may name its place itself
+            exporter.check_place()
+    except ConfigurationError as error:
+        return replace(sent, refused=str(error))
+    return _over_http(sent, exporter.exchange([part]))
 
 
 def _over_http(sent: Sent, exchange: Exchange[Sequence[Result]]) -> Sent:

@@ -329,6 +329,13 @@ class HTTPFeedbackExporter:
         sent = (value.rpartition(" ")[2] for value in self.headers.values())
         return message_of(response, name, part, secrets=[self._api_key or "", *sent])
 
+    def check_place(self) -> None:
+        """Refuse to send where it is not known where to, as without a project; by default it is known.
+
+        Raises:
+            ConfigurationError: saying what to set.
+        """
+
     def start(self) -> None:
         """Make ready to send, and load all that this takes: a process that is forked meanwhile would wait for ever."""
         if self.native_type is not None:

@@ -191,14 +191,18 @@ class BraintrustExporter(HTTPFeedbackExporter):
         """The parent, so that Braintrust's own filtering processor keeps our spans."""
         return {BRAINTRUST_PARENT: self.parent} if self.parent else {}
 
-    def start(self) -> None:
-        """Refuse to start without a key or a parent."""
-        require_api_key(self._api_key, self.name, env.BRAINTRUST_API_KEY)
+    def check_place(self) -> None:
+        """Refuse to send without a parent."""
         if not self.parent:
             raise ConfigurationError(
                 "Braintrust needs a parent: set BRAINTRUST_PARENT or give parent=, as in 'project_name:chat'",
                 setting=env.BRAINTRUST_PARENT,
             )
+
+    def start(self) -> None:
+        """Refuse to start without a key or a parent."""
+        require_api_key(self._api_key, self.name, env.BRAINTRUST_API_KEY)
+        self.check_place()
         super().start()
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:

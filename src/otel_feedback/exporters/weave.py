@@ -157,14 +157,18 @@ class WeaveExporter(HTTPFeedbackExporter):
         """Basic authorization: the user is always `api`."""
         return {"authorization": "Basic " + base64.b64encode(f"api:{self._api_key}".encode()).decode()}
 
-    def start(self) -> None:
-        """Refuse to start without a key or a project."""
-        require_api_key(self._api_key, self.name, env.WANDB_API_KEY)
+    def check_place(self) -> None:
+        """Refuse to send without a project."""
         if not self.project_id:
             raise ConfigurationError(
                 "Weave needs a project: set WANDB_ENTITY and WANDB_PROJECT or give project_id='entity/project'",
                 setting=env.WANDB_PROJECT,
             )
+
+    def start(self) -> None:
+        """Refuse to start without a key or a project."""
+        require_api_key(self._api_key, self.name, env.WANDB_API_KEY)
+        self.check_place()
         super().start()
 
     def parts(self, record: FeedbackRecord) -> Sequence[Part]:
