@@ -1394,7 +1394,7 @@ FATES: Mapping[int, tuple[type[Result], ...]] = {
     400: (PermanentFailure,),
     401: (PauseDestination,),
     402: (PauseDestination,),
-    403: (PauseDestination, RetryableFailure),
+    403: (PauseDestination,),
     408: (RetryableFailure, Unclear),
     422: (PermanentFailure,),
     429: (RetryableFailure,),

@@ -7,7 +7,6 @@ a row once.
 from __future__ import annotations
 
 import re
-import threading
 from typing import TYPE_CHECKING, Any
 
 from otel_feedback._time import NANOS_PER_MILLI, Clock
@@ -25,7 +24,9 @@ _PLAIN = re.compile(r"[\w.:-]+", re.ASCII)
 
 
 class RowCheck:
-    """Which rows are known to be there, and when the next question may be asked; threads share it.
+    """Which rows are known to be there, and when the next question may be asked.
+
+    Threads share it without a lock, which a fork might leave taken: at worst two of them ask at once.
 
     Args:
         clock: what tells the time.
@@ -33,7 +34,6 @@ class RowCheck:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
         self._seen: dict[str, None] = {}
         self._next_nano = 0
 
@@ -43,19 +43,17 @@ class RowCheck:
 
     def see(self, question: str) -> None:
         """Remember that a row is there; when there are too many, forget them all: each is asked for once more."""
-        with self._lock:
-            if len(self._seen) >= MAX_ROWS:
-                self._seen = {}
-            self._seen[question] = None
+        if len(self._seen) >= MAX_ROWS:
+            self._seen = {}
+        self._seen[question] = None
 
     def wait_millis(self) -> int:
         """Answer 0 and count a question, if one may be asked now; else say in how long."""
-        with self._lock:
-            now_nano = self._clock.monotonic_nano()
-            if now_nano < self._next_nano:
-                return -(-(self._next_nano - now_nano) // NANOS_PER_MILLI)
-            self._next_nano = now_nano + QUESTION_MILLIS * NANOS_PER_MILLI
-            return 0
+        now_nano = self._clock.monotonic_nano()
+        if now_nano < self._next_nano:
+            return -(-(self._next_nano - now_nano) // NANOS_PER_MILLI)
+        self._next_nano = now_nano + QUESTION_MILLIS * NANOS_PER_MILLI
+        return 0
 
 
 def question_of(table: str, place: str, row: str, handle: FeedbackHandle) -> str | None:
