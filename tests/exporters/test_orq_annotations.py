@@ -159,6 +159,70 @@ class TestMapping:
             OrqExporter(api="v3")  # type: ignore[arg-type]
 
 
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("options", "setting"),
+        [
+            ({"comment_property": "correction"}, "comment_property"),
+            ({"comment_property": "remark", "properties": ("tone", "remark")}, "comment_property"),
+            ({"properties": ("correction",)}, "properties"),
+        ],
+    )
+    def test_a_key_for_two_parts_of_a_judgement_is_refused(self, options: dict[str, Any], setting: str) -> None:
+        """
+        Under one key orq may keep the newest alone: the correction would go, and the receipt say that it was delivered.
+        """
+        with pytest.raises(ConfigurationError, match="replace") as caught:
+            exporter(**options)
+
+        assert setting == caught.value.setting
+
+    @pytest.mark.parametrize(
+        ("said", "key"), [({"correction": "Paris"}, "correction"), ({"comment": "too vague"}, "remark")]
+    )
+    def test_a_native_key_that_another_part_has_is_refused(self, said: dict[str, Any], key: str) -> None:
+        """
+        Before the judgement is accepted.
+        """
+        made = exporter(comment_property="remark")
+
+        with pytest.raises(InvalidFeedbackError, match=f"key to '{key}'") as caught:
+            made.parts(record(value=True, native={"orq": {"key": key}}, **said))
+        assert "native.orq.key" == caught.value.field
+
+    @pytest.mark.parametrize(
+        ("said", "key"), [({"comment": "too vague"}, "correction"), ({"correction": "Paris"}, "remark")]
+    )
+    def test_the_key_of_a_part_that_a_judgement_has_not_is_free(self, said: dict[str, Any], key: str) -> None:
+        """
+        There is nothing that it would replace.
+        """
+        made = exporter(comment_property="remark")
+
+        assert {"value": keyed(key, ["good"])}.items() <= bodies(
+            made, value=True, native={"orq": {"key": key}}, **said
+        ).items()
+
+    def test_the_id_of_what_is_corrected_is_no_key(self) -> None:
+        """
+        It may be spelt as one.
+        """
+        native = {"orq": {"parent_annotation_id": "correction"}}
+
+        assert {"value", "correction"} == bodies(exporter(), value=True, correction="Paris", native=native).keys()
+
+    def test_ids_of_their_own_keep_parts_of_one_property_apart(self) -> None:
+        """
+        By /v2/feedback a comment may go under `correction`, the one text that every workspace has.
+        """
+        parts = OrqExporter(comment_property="correction").parts(record(comment="c", correction="Paris"))
+
+        assert [("correction", "Paris"), ("correction", "c")] == [
+            (part.body["property"], part.body["value"]) for part in parts
+        ]
+        assert 2 == len({part.body["id"] for part in parts})
+
+
 class TestNative:
     @pytest.mark.parametrize(
         ("native", "expected"),
@@ -347,7 +411,8 @@ class TestAnswers:
             play(made.exchange(made.parts(record(value=True))), page)[1][0] for made in (exporter(), OrqExporter())
         ]
 
-        assert [PauseDestination, PauseDestination] == [type(result) for result in results]
+        reason = "HTTP 404: a web page, not the API: is the base URL right, and does a proxy want a login?"
+        assert [PauseDestination(reason), PauseDestination(reason)] == results
 
 
 @settings(max_examples=200)

@@ -22,6 +22,7 @@ from otel_feedback._retry import HOUR_MILLIS
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import Result, RetryableFailure, Skipped, Success
 from otel_feedback.exporters._http import (
+    PAGE_HINT,
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
@@ -114,6 +115,10 @@ class OrqAnnotationNative(TypedDict, total=False):
 # A 404 may be a trace that has not arrived yet; after this long it is a property that nobody defined.
 NOT_FOUND_GRACE_MILLIS = 6 * HOUR_MILLIS
 
+_SHARED_KEY = (
+    "{!r} would be the key of two parts of one judgement, and the second would replace the first; choose another"
+)
+
 # Crockford's base32, the alphabet of ULIDs (https://github.com/ulid/spec).
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -130,8 +135,8 @@ class OrqExporter(HTTPFeedbackExporter):
 
         api: `feedback` posts properties of the trace, each under an id of its own. `annotations`, orq's newer API,
             annotates the span, with the end user and with booleans; orq keeps one value under a key of a span, the
-            newest, so that two names that share a key replace each other. What was said by the one API is not taken
-            back by the other.
+            newest, so that two names that share a key replace each other, and a key that two parts of one judgement
+            would share is refused. What was said by the one API is not taken back by the other.
 
         product: what orq files the feedback under; `otel` for traces that came by OpenTelemetry. Annotations have none.
 
@@ -139,8 +144,9 @@ class OrqExporter(HTTPFeedbackExporter):
             reviews). Feedback under any other name but orq's own is not sent, because orq refuses it; the receipt says
             so.
 
-        comment_property: the property of yours that takes comments; without one they are not carried. (Of annotations
-            orq's guide says that a text has 200 characters at the most; a longer one that it refuses is a dead letter.)
+        comment_property: the property of yours that takes comments; without one they are not carried. None of orq's
+            choices, which take no text. (Of annotations orq's guide says that a text has 200 characters at the most; a
+            longer one that it refuses is a dead letter.)
 
         thumbs: the undeclared names whose booleans are a thumb up or down, orq's `rating`. Annotations have other
             booleans as they are, `/v2/feedback` as the choice `true` or `false`.
@@ -173,6 +179,7 @@ class OrqExporter(HTTPFeedbackExporter):
         self.comment_property = None if comment_property is None else check_text(comment_property, "comment_property")
         self.thumbs = check_names(thumbs, "thumbs")
         self._api = _APIS[api]
+        self._check_keys()
         self.native_type = self._api.native_type
         # Under a key of a span orq may keep one value for all who judge: then the newest has to arrive last.
         self.orders_by_call = api == "annotations"
@@ -198,11 +205,36 @@ class OrqExporter(HTTPFeedbackExporter):
             "comment": self._comment_of(record),
         }
         product = native.get("product", self.product)
-        return [self._api.part(record, kind, what, product) for kind, what in said.items() if what is not None]
+        found = {kind: what for kind, what in said.items() if what is not None}
+        self._check_native_key(found)
+        return [self._api.part(record, kind, what, product) for kind, what in found.items()]
 
     def exchange(self, parts: Sequence[Part]) -> Exchange[Sequence[Result]]:
         """One call a part, so that what orq refuses of one sinks no other."""
         return one_by_one(parts, self._deliver)
+
+    def _check_keys(self) -> None:
+        """Refuse a set-up in which what is said would be refused, or would replace another part of the judgement."""
+        comment = self.comment_property
+        if comment in CHOICES:
+            raise ConfigurationError(f"orq's {comment} is a choice and takes no text", setting="comment_property")
+        if self._api.has_own_ids:
+            return
+        if "correction" in self.properties:
+            raise ConfigurationError(_SHARED_KEY.format("correction"), setting="properties")
+        if comment == "correction" or comment in self.properties:
+            raise ConfigurationError(_SHARED_KEY.format(comment), setting="comment_property")
+
+    def _check_native_key(self, said: Mapping[str, _Said]) -> None:
+        """Refuse a key that is given natively where another part of the judgement has it: it would replace that."""
+        value = said.get("value")
+        if self._api.has_own_ids or value is None or value.parent is not None:
+            return
+        if value.name in {what.name for kind, what in said.items() if kind != "value"}:
+            raise InvalidFeedbackError(
+                f"native[{self.name!r}] sets key to {value.name!r}, which another part of this judgement has",
+                field=f"native.{self.name}.key",
+            )
 
     def _comment_of(self, record: FeedbackRecord) -> _Said | None:
         """Put a comment under the property that takes comments, if there is one."""
@@ -307,7 +339,10 @@ class OrqExporter(HTTPFeedbackExporter):
     def _judge(self, response: httpx.Response, part: Part) -> Result:
         """Read an answer, of an error orq's own `message`."""
         message = self.message(response, "message", part)
-        if response.status_code == 404 and not is_page(response):
+        if response.status_code == 404 and is_page(response):
+            # No trace is missing: there is no API here. Six hours of grace, and then a dead letter, would hide that.
+            return self.result(response, hint=PAGE_HINT)
+        if response.status_code == 404:
             hint = f"{self._api.hint_at_404} {message}".strip()
             return RetryableFailure(reason_of(response, hint), give_up_after_millis=NOT_FOUND_GRACE_MILLIS)
         return self.result(response, message=message)
