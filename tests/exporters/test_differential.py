@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from braintrust_api import Braintrust
-from exporter_bench import NOON_TEXT, SPAN, TRACE, handle, record
+from exporter_bench import NOON_TEXT, SECRET, SPAN, TRACE, Vendor, handle, record, say
 from orq_ai_sdk import Orq
 
 from otel_feedback import BraintrustExporter, OrqExporter, WeaveExporter
@@ -34,6 +34,16 @@ ULID = "01K3RZ571BFMZBB8CCKMQ4YTKV"
 
 # By vendor and case, what a client does not send and we do, or the other way round, and why.
 DIFFERENCES: Mapping[str, Mapping[str, str]] = {
+    "orq headers": {
+        "user-agent": "each says who it is",
+        "accept-encoding": "we take no packed answer: a small one could unpack to one that is larger than memory",
+        "connection": "keep-alive is what HTTP/1.1 means without it",
+    },
+    "orq defaults": {
+        "id": "its client leaves it to orq; ours makes a repeated try the same feedback, and lets it be taken back",
+        "product": "its client says deployments; a trace that came by OpenTelemetry is found under otel",
+    },
+    "orq boolean": {"value": "its client makes a number of a boolean; ours is the choice true or false"},
     "braintrust metadata": {
         "feedback_id": "which judgement it was",
         "recorded_at": "Braintrust has no time of its own",
@@ -94,6 +104,16 @@ ORQ_CASES: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "number": ({"name": "stars", "value": 4, "scale": (1, 5)}, {"field": "stars", "value": 4}),
     "share": ({"name": "stars", "value": 0.5}, {"field": "stars", "value": 0.5}),
     "choice": ({"name": "tone", "value": "warm"}, {"field": "tone", "value": ["warm"]}),
+    "several choices": (
+        {"name": "tone", "value": ["warm", "short"]},
+        {"field": "tone", "value": ["warm", "short"]},
+    ),
+    "correction": ({"correction": "Paris"}, {"field": "correction", "value": "Paris"}),
+    "correction of an object": (
+        {"correction": {"city": "Paris"}},
+        {"field": "correction", "value": '{"city":"Paris"}'},
+    ),
+    "comment": ({"comment": "Spot on"}, {"field": "remark", "value": "Spot on"}),
 }
 
 
@@ -107,13 +127,17 @@ class TestOrq:
     def make(self, sandbox: Sandbox, **options: Any) -> OrqExporter:
         said = sandbox.environment()
         return OrqExporter(
-            said["ORQ_API_KEY"], base_url=said["ORQ_BASE_URL"], properties=("stars", "tone", "toxic"), **options
+            said["ORQ_API_KEY"],
+            base_url=said["ORQ_BASE_URL"],
+            properties=("stars", "tone", "toxic"),
+            comment_property="remark",
+            **options,
         )
 
     @pytest.fixture
     def sandbox(self) -> Iterator[Sandbox]:
         """orq, where these properties are defined in the workspace."""
-        with Sandbox(port=0, switches=Switches(orq_properties=("stars", "tone", "toxic"))) as running:
+        with Sandbox(port=0, switches=Switches(orq_properties=("stars", "tone", "toxic", "remark"))) as running:
             yield running
 
     @pytest.mark.parametrize("case", ORQ_CASES)
@@ -122,13 +146,60 @@ class TestOrq:
         `feedback.create` with the same property, value, trace, product and id.
         """
         said, request = ORQ_CASES[case]
+        made = self.make(sandbox)
+        (part,) = made.parts(record(**{"id": ID, **said}))
         theirs = heard(
             sandbox,
             "orq",
-            lambda: client.feedback.create(request={**request, "trace_id": TRACE, "product": "otel", "id": ULID}),
+            lambda: client.feedback.create(
+                request={**request, "trace_id": TRACE, "product": "otel", "id": part.body["id"]}
+            ),
         )
 
-        assert theirs == heard(sandbox, "orq", ours(self.make(sandbox), **said))
+        assert theirs == heard(sandbox, "orq", ours(made, **said))
+        assert part.id != ID or ULID == part.body["id"]
+
+    def test_what_its_client_leaves_out_we_say(self, sandbox: Sandbox, client: Orq) -> None:
+        """
+        Its client is content with a property, a value and a trace.
+        """
+        theirs = heard(
+            sandbox,
+            "orq",
+            lambda: client.feedback.create(request={"field": "rating", "value": ["good"], "trace_id": TRACE}),
+        )
+        ((_, _, their_body),) = theirs
+        ((_, _, our_body),) = heard(sandbox, "orq", ours(self.make(sandbox), value=True))
+
+        assert {"property": "rating", "value": ["good"], "trace_id": TRACE, "product": "deployments"} == their_body
+        assert DIFFERENCES["orq defaults"].keys() == differing(their_body, our_body)
+
+    def test_a_boolean_that_is_no_thumb_is_a_choice(self, sandbox: Sandbox, client: Orq) -> None:
+        """
+        Its client has no word for one either, and makes it 1.
+        """
+        request: Any = {"field": "toxic", "value": True, "trace_id": TRACE, "product": "otel", "id": ULID}
+        ((_, _, theirs),) = heard(sandbox, "orq", lambda: client.feedback.create(request=request))
+        ((_, _, found),) = heard(sandbox, "orq", ours(self.make(sandbox), name="toxic", value=True))
+
+        assert ((1, False), ["true"]) == ((theirs["value"], isinstance(theirs["value"], bool)), found["value"])
+        assert DIFFERENCES["orq boolean"].keys() == differing(theirs, found)
+
+    def test_the_headers_are_those_of_its_client(self) -> None:
+        """
+        The key as a bearer, and as many bytes of JSON.
+        """
+        said: Any = {"value": ["good"], "trace_id": TRACE, "product": "otel", "id": ULID}
+        with Vendor() as vendor:
+            echo = json.dumps({"property": "rating", **said}).encode()
+            vendor.script(say(200, echo, content_type="application/json"))
+            with Orq(api_key=SECRET, server_url=vendor.url) as client:
+                client.feedback.create(request={"field": "rating", **said})
+            ours(OrqExporter(SECRET, base_url=vendor.url), value=True)()
+            theirs, found = (dict(each.headers) for each in vendor.requests)
+
+        assert f"Bearer {SECRET}" == found["authorization"]
+        assert DIFFERENCES["orq headers"].keys() == differing(theirs, found)
 
     def test_feedback_is_removed_as_its_client_does(self, sandbox: Sandbox, client: Orq) -> None:
         """
@@ -176,6 +247,32 @@ class TestOrq:
         assert theirs == [
             *heard(sandbox, "orq", ours(made, user_id="u-1", **said)),
             *heard(sandbox, "orq", ours(made, "retract", user_id="u-1", **said)),
+        ]
+
+    @pytest.mark.parametrize("more", [{}, {"explanation": "too mild"}])
+    def test_an_evaluator_is_corrected_as_its_client_does(
+        self, sandbox: Sandbox, client: Orq, more: dict[str, str]
+    ) -> None:
+        """
+        By the id of what it said, with or without a reason, and taken back by that id.
+        """
+        annotation: Any = {"parent_annotation_id": "eval-1", "value": 0.5, **more}
+        theirs = heard(
+            sandbox,
+            "orq",
+            lambda: client.annotations.create(trace_id=TRACE, span_id=SPAN, annotations=[annotation]),
+        )
+        theirs += heard(
+            sandbox,
+            "orq",
+            lambda: client.annotations.delete(trace_id=TRACE, span_id=SPAN, parent_annotation_ids=["eval-1"]),
+        )
+        made = self.make(sandbox, api="annotations")
+        said: dict[str, Any] = {"value": 0.5, "native": {"orq": {"parent_annotation_id": "eval-1", **more}}}
+
+        assert theirs == [
+            *heard(sandbox, "orq", ours(made, **said)),
+            *heard(sandbox, "orq", ours(made, "retract", **said)),
         ]
 
 
@@ -376,6 +473,11 @@ def said_of(body: Any) -> Any:
 def without(found: dict[str, Any], case: str) -> set[str]:
     """Take out of what we sent what is intended to be there besides; answer what of it was there."""
     return {name for name in DIFFERENCES[case] if found.pop(name, None) is not None}
+
+
+def differing(theirs: Mapping[str, Any], found: Mapping[str, Any]) -> set[str]:
+    """Answer what the one has and the other has not, or has otherwise."""
+    return {name for name in theirs.keys() | found.keys() if theirs.get(name) != found.get(name)}
 
 
 def test_the_handle_is_the_one_that_is_spoken_of() -> None:
