@@ -234,6 +234,20 @@ class TestRemoval:
         assert "removed_nothing" in bench.flags()
         assert not bench.only()["removed"]
 
+    @pytest.mark.parametrize(("switch", "status"), [("accept", 200), ("refuse", 404)])
+    def test_what_is_removed_is_not_there_any_more(self, bench_with, switch, status):
+        """
+        A repeated removal meets nothing, unless it was created anew; being a retry it is not flagged.
+        """
+        bench = bench_with(orq_remove_unknown=switch)
+        bench.orq(id=ID)
+        first, again = (bench.call("orq", "/v2/feedback/remove", REMOVAL).status_code for _ in range(2))
+        bench.orq(id=ID)
+        anew = bench.call("orq", "/v2/feedback/remove", REMOVAL).status_code
+
+        assert (200, status, 200) == (first, again, anew)
+        assert "removed_nothing" not in bench.flags()
+
     def test_a_removal_against_the_contract_is_refused(self, bench):
         """
         A removal names id, trace and product.

@@ -89,11 +89,10 @@ def remove(call: Call) -> Outcome:
     item, refusal = _read(call, "post", REMOVE)
     if refusal is not None:
         return refusal
-    known = any(
-        _is_removed_by(each.item, item) for each in call.ledger.submissions("orq") if each.operation == "create"
-    )
-    flags = flags_of("orq", [] if known else [("removed_nothing", str(item["id"]))])
-    if not known and call.switches.orq_remove_unknown == "refuse":
+    found = [each.operation for each in call.ledger.submissions("orq") if _is_removed_by(each.item, item)]
+    # A removal that is repeated is a retry, and not remarked upon.
+    flags = flags_of("orq", [] if "create" in found else [("removed_nothing", str(item["id"]))])
+    if found[-1:] != ["create"] and call.switches.orq_remove_unknown == "refuse":
         return Outcome(_message(404, "Feedback is not found"), flags=flags)
     return Outcome(json_answer(200, item), submissions=(_submission(call, "remove", item),), flags=flags)
 
