@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from exporter_bench import ID, NOON, SPAN, TRACE, handle, record
+from exporter_bench import ID, NOON, SPAN, TRACE, handle, judgements, record
+from hypothesis import HealthCheck, given, settings
 from opentelemetry import baggage, context
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry._logs._internal import ProxyLogger
@@ -149,6 +150,24 @@ class TestEvents:
                 "OTEL_SDK_DISABLED",
             )
         )
+
+    @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(judgement=judgements())
+    def test_whatever_is_said_is_an_event(self, memory: Any, logger_provider: LoggerProvider, judgement: Any) -> None:
+        """
+        Its attributes are of OpenTelemetry's types, and all that was said is in one of them: nothing is dropped.
+        """
+        memory.clear()
+        exporter = OTLPFeedbackExporter(logger_provider)
+        (part,) = exporter.parts(judgement)
+        exporter.export([part])
+
+        event = memory.get_finished_logs()[0].log_record
+        assert dict(event.attributes) == dict(part.body)
+        for value in part.body.values():
+            assert isinstance(value, (str, bool, float)) or all(isinstance(each, str) for each in value)
+        assert "gen_ai.evaluation.name" in part.body
+        assert frozenset(judgement.said) == part.carries
 
     def test_the_direction_is_told_where_it_is_not_the_usual_one(self) -> None:
         """
