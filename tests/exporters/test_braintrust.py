@@ -1363,6 +1363,9 @@ class TestConstructor:
     @pytest.mark.parametrize(
         ("setting", "given_value"),
         [
+            ("per_rater", "both"),
+            ("check_rows", 1),
+            ("check_rows", "yes"),
             ("api_key", 3),
             ("base_url", 3),
             ("name", ""),
