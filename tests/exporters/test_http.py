@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ from otel_feedback.exporters import (
 from otel_feedback.exporters._http import (
     MAX_ANSWER_BYTES,
     MAX_EXPORT_MILLIS,
+    PACKED_HINT,
     PAGE_HINT,
     Exchange,
     HTTPFeedbackExporter,
@@ -80,6 +81,7 @@ from otel_feedback.testing import FakeClock
 
 PARTS = PlainExporter().parts(record(comment="Spot on"))
 THREE = [*PARTS, *PARTS, *PARTS]
+PROJECT = "5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11"
 
 
 class TestResults:
@@ -241,13 +243,115 @@ class TestPages:
         assert PauseDestination is type(result)
 
     @pytest.mark.parametrize(
+        ("content", "coding"),
+        [
+            (b"\x0b\x02\x80{}\x03", "br"),
+            (b"(\xb5/\xfd\x04\x00\x11\x00\x00{}", "zstd"),
+            (b"no gzip", "gzip"),
+            (gzip.compress(gzip.compress(b"{}")), "gzip, gzip"),
+            (gzip.compress(b"\x0b\x02\x80{}\x03"), "br, gzip"),
+            (b"{}", "aes128gcm"),
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 201])
+    def test_what_cannot_be_unpacked_is_no_delivery(
+        self, vendor: Vendor, status: int, content: bytes, coding: str
+    ) -> None:
+        """
+        A success that came packed in a way that nobody asked for may be a login's page: the judgement stays.
+        """
+        vendor.script(say(status, content, content_encoding=coding))
+        with running(PlainExporter(vendor.url)) as exporter:
+            results = exporter.export(PARTS)
+
+        assert [PauseDestination(f"HTTP {status}: {PACKED_HINT}")] == results
+
+    @pytest.mark.parametrize(
+        "kind", ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"]
+    )
+    def test_a_packed_success_of_the_apis_type_stands(self, vendor: Vendor, kind: str) -> None:
+        """
+        What says of itself that it is JSON is the API's, and no more of a success is read than its status.
+        """
+        vendor.script(say(200, b"\x0b\x02\x80{}\x03", content_encoding="br", content_type=kind))
+        with running(PlainExporter(vendor.url)) as exporter:
+            assert [Success("HTTP 200")] == exporter.export(PARTS)
+
+    @pytest.mark.parametrize(
+        ("content", "coding", "length"),
+        [
+            (b"", "br", 0),
+            (b"{}", "identity", 2),
+            (b"{}", "", 2),
+            (gzip.compress(b"{}"), " GZIP ", 2),
+            (gzip.compress(b"{}"), "x-gzip", 2),
+            (zlib.compress(b"{}"), "deflate", 2),
+            (gzip.compress(bytes(range(256)))[:-40], "gzip", None),
+        ],
+    )
+    def test_what_can_be_unpacked_is_an_answer(
+        self, vendor: Vendor, content: bytes, coding: str, length: int | None
+    ) -> None:
+        """
+        Nothing is as good as unpacked, and of an answer that broke off what came is read.
+        """
+        vendor.script(say(200, content, content_encoding=coding))
+        with running(_Reader(vendor.url)) as exporter:
+            results = exporter.export(PARTS)
+
+        assert [Success("HTTP 200")] == results
+        assert length in (None, exporter.read[0])
+
+    @pytest.mark.parametrize(("status", "kind"), [(400, PermanentFailure), (401, PauseDestination), (503, Unclear)])
+    def test_an_error_stands_however_it_is_packed(self, vendor: Vendor, status: int, kind: type[Result]) -> None:
+        """
+        The status of an error says what it means.
+        """
+        vendor.script(say(status, b"\x0b\x02\x80{}\x03", content_encoding="br"))
+        with running(PlainExporter(vendor.url)) as exporter:
+            (result,) = exporter.export(PARTS)
+
+        assert (kind, f"HTTP {status}") == (type(result), result.reason)
+
+    @pytest.mark.parametrize(
+        "made",
+        [
+            lambda url: OrqExporter("key", base_url=url),
+            lambda url: OrqExporter("key", base_url=url, api="annotations"),
+            lambda url: BraintrustExporter("project_name:chat", api_key="key", base_url=url),
+            lambda url: BraintrustExporter(f"project_id:{PROJECT}", api_key="key", base_url=url),
+            lambda url: WeaveExporter("acme/chat", api_key="key", base_url=url),
+            lambda url: WeaveExporter("acme/chat", api_key="key", base_url=url, view="agents"),
+        ],
+    )
+    @pytest.mark.parametrize("action", ["create", "replace", "retract"])
+    @pytest.mark.parametrize(
+        "step",
+        [say(200, b"<!doctype html><title>Sign in</title>"), say(200, b"\x0b\x02\x80{}\x03", content_encoding="br")],
+    )
+    def test_no_vendor_takes_what_a_proxy_says_for_delivered(
+        self, vendor: Vendor, made: Callable[[str], HTTPFeedbackExporter], action: Any, step: Step
+    ) -> None:
+        """
+        Neither what is created, nor its change, nor its end is done by a proxy's page, read or unreadable.
+        """
+        vendor.script(step)
+        with running(made(vendor.url)) as exporter:
+            (part,) = exporter.parts(record(value=True))
+            told = replace(part, action=action, replaces=part if action == "replace" else None)
+            results = exporter.export([told])
+
+        assert [PauseDestination] == [type(result) for result in results]
+        assert vendor.requests
+
+    @pytest.mark.parametrize(
         "made",
         [
             OrqExporter(),
             OrqExporter(api="annotations"),
-            BraintrustExporter("project_id:5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11"),
+            BraintrustExporter(f"project_id:{PROJECT}"),
             BraintrustExporter("project_name:chat"),
-            BraintrustExporter("project_id:5a3c1f0e-8d5a-4d9f-9f6e-0b9a3a3b6f11", per_rater="child", check_rows=True),
+            BraintrustExporter(f"project_id:{PROJECT}", per_rater="child", check_rows=True),
             WeaveExporter("acme/chat"),
             WeaveExporter("acme/chat", view="agents"),
         ],

@@ -83,12 +83,21 @@ DESTINATION = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 501, 505})
 
 
 PAGE_HINT = "a web page, not the API: is the base URL right, and does a proxy want a login?"
+PACKED_HINT = (
+    "it came packed, which nobody asked for, in a way that cannot be read, so that it may be a web page: is the base "
+    "URL right, and is there a proxy?"
+)
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)\b", re.IGNORECASE)
+# The extension of a response whose body is there and could not be unpacked.
+_PACKED = "otel_feedback.packed"
 
 
 def is_page(response: httpx.Response) -> bool:
-    """Tell whether an answer is a web page, by its type or by how it begins."""
+    """Tell whether an answer is a web page, by its type or by how it begins, or may be one that cannot be read."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if _PACKED in response.extensions:
+        # Nobody reads more of a success than that it is the API's.
+        return not (kind == "application/json" or kind.endswith("+json"))
     return kind in ("text/html", "application/xhtml+xml") or _PAGE.match(response.content) is not None
 
 
@@ -96,13 +105,14 @@ def result_of(response: httpx.Response, *, now_unix_nano: int, hint: str = "", m
     """Read a response as a result; a vendor's exporter asks first for the statuses that mean something else there.
 
     A web page is no vendor's answer, and delivered nothing: a wrong base URL, or a proxy that wants a login, gave it.
+    Neither is what cannot be told from one.
 
     `hint` is in our words and stands in every reason. `message` is in the vendor's and is left out where the
     destination is concerned: that is when vendors quote keys, whole, masked or in part.
     """
     status = response.status_code
     if response.is_success and is_page(response):
-        return PauseDestination(reason_of(response, PAGE_HINT))
+        return PauseDestination(reason_of(response, PACKED_HINT if _PACKED in response.extensions else PAGE_HINT))
     if not response.is_success and (status in DESTINATION or status < 400):
         return PauseDestination(reason_of(response, hint))
     reason = reason_of(response, f"{hint} {message}".strip())
@@ -391,10 +401,12 @@ class HTTPFeedbackExporter:
         request.extensions = {"timeout": client.timeout.as_dict(), **request.extensions}
         response = self._begin(client, request)
         try:
+            body = self._read(response, deadline_nano)
             return httpx.Response(
                 response.status_code,
                 headers=_without_coding(response.headers),
-                content=self._read(response, deadline_nano),
+                content=body or b"",
+                extensions={_PACKED: True} if body is None else None,
             )
         finally:
             response.close()
@@ -412,8 +424,11 @@ class HTTPFeedbackExporter:
             raise NoAnswer(RetryableFailure(f"no connection ({kind.__name__})"))
         raise NoAnswer(Unclear(f"no answer ({kind.__name__})"))
 
-    def _read(self, response: httpx.Response, deadline_nano: int) -> bytes:
-        """Read an answer's body as far as it comes, is small enough and in time: its status stands all the same."""
+    def _read(self, response: httpx.Response, deadline_nano: int) -> bytes | None:
+        """Read an answer's body as far as it comes, is small enough and in time: its status stands all the same.
+
+        `None` is a body that nobody here can unpack.
+        """
         if response.is_stream_consumed:  # a transport of somebody's own has read it already
             return response.content[:MAX_ANSWER_BYTES]
         body = b""
@@ -424,7 +439,7 @@ class HTTPFeedbackExporter:
                     break
         except httpx.RequestError:
             pass
-        return _decoded(body, response.headers.get("content-encoding", "identity"))[:MAX_ANSWER_BYTES]
+        return _decoded(body[:MAX_ANSWER_BYTES], response.headers.get("content-encoding", "identity").strip().lower())
 
     def _warm_client(self) -> httpx.Client:
         """Answer this process's client."""
@@ -465,15 +480,20 @@ def json_of(response: httpx.Response) -> Any:
         return None
 
 
-def _decoded(body: bytes, coding: str) -> bytes:
-    """Unpack an answer that came packed although none was asked for so, as far as the cap; of any other, nothing."""
-    if coding in ("", "identity"):
+def _decoded(body: bytes, coding: str) -> bytes | None:
+    """Unpack an answer that came packed although none was asked for so, as far as the cap; `None` where that fails.
+
+    What was packed twice stays so: nobody means that well (RFC 9110, section 8.4, allows it).
+    """
+    if body == b"" or coding in ("", "identity"):
         return body
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        return None
     try:
         # 32 more than the largest window: the header tells whether it is gzip or zlib.
         return zlib.decompressobj(zlib.MAX_WBITS + 32).decompress(body, MAX_ANSWER_BYTES)
     except zlib.error:
-        return b""
+        return None
 
 
 def _without_coding(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
