@@ -6,25 +6,74 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from exporter_bench import ID, NOON, SPAN, TRACE, handle, judgements, record
+from exporter_bench import ID, NOON, SPAN, TRACE, Vendor, handle, judgements, record, say
 from hypothesis import HealthCheck, given, settings
-from opentelemetry import baggage, context
+from opentelemetry import baggage, context, trace
 from opentelemetry._logs import NoOpLoggerProvider
 from opentelemetry._logs._internal import ProxyLogger
-from opentelemetry.sdk._logs import LoggerProvider, export
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.sdk._logs import Logger, LoggerProvider, export
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, user_attributes
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags
 
-from otel_feedback import FeedbackHandle, OTLPFeedbackExporter
+from otel_feedback import FeedbackHandle, FeedbackRecord, OTLPFeedbackExporter, Part
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import PauseDestination, Skipped, Success
-from otel_feedback.exporters.otlp import NOWHERE, OLDEST_SDK, check_sdk
+from otel_feedback.exporters.otlp import NOT_FLUSHED, NOWHERE, OLDEST_SDK, check_sdk, emits
 from otel_feedback.testing import ExporterContract
 
 SDK = tuple(map(int, importlib.metadata.version("opentelemetry-sdk").split(".")[:2]))
 
 # Its name before 1.39.
 Memory: Any = getattr(export, "InMemoryLogRecordExporter", None) or getattr(export, "InMemoryLogExporter", None)
+
+
+# Whether a logger says that nobody takes what it emits.
+CAN_BE_ASKED = hasattr(Logger, "enabled")
+
+
+def events_in(request: Any) -> list[Any]:
+    """Answer the log records in what the collector's protocol carries."""
+    return [each for found in request.resource_logs for scope in found.scope_logs for each in scope.log_records]
+
+
+def plain_attributes(event: Any) -> dict[str, Any]:
+    """Read a log record's attributes out of the protocol's values."""
+    return {item.key: plain(item.value) for item in event.attributes}
+
+
+def plain(value: Any) -> Any:
+    """Read one value: a text, a boolean, a number, or a list of them."""
+    kind = value.WhichOneof("value")
+    found = getattr(value, kind)
+    return [plain(each) for each in found.values] if kind == "array_value" else found
+
+
+def assert_an_event_of(judgement: FeedbackRecord, event: Any, part: Part) -> None:
+    """Check that an event has the ids and times of a judgement, all that was said, and OpenTelemetry's types only."""
+    span = judgement.handle.context
+    assert (span.trace_id, span.span_id, span.trace_flags) == (event.trace_id, event.span_id, event.trace_flags)
+    assert (judgement.time_unix_nano, judgement.recorded_at_unix_nano) == (event.timestamp, event.observed_timestamp)
+    assert dict(event.attributes) == dict(part.body)
+    for value in part.body.values():
+        assert isinstance(value, (str, bool, int, float)) or (
+            isinstance(value, tuple) and value and all(isinstance(each, str) for each in value)
+        )
+    assert (judgement.name, judgement.id) == (part.body["gen_ai.evaluation.name"], part.body["otel_feedback.id"])
+    assert frozenset(judgement.said) == part.carries
+
+
+class UnaskableLogger:
+    """A logger of somebody's own; older ones have no `enabled`."""
+
+    def __init__(self, **methods: Any) -> None:
+        vars(self).update(methods)
 
 
 class UnsetLoggerProvider:
@@ -92,6 +141,81 @@ class TestEvents:
         (result,) = exporter.export(exporter.parts(record(value=True)))
 
         assert PauseDestination(NOWHERE) == result
+
+    def test_a_provider_without_a_processor_delivers_nothing(self) -> None:
+        """
+        A provider that gives its events to nobody is none, where it can be asked.
+        """
+        provider = LoggerProvider(shutdown_on_exit=False)
+        exporter = OTLPFeedbackExporter(provider)
+        (result,) = exporter.export(exporter.parts(record(value=True)))
+
+        assert (PauseDestination(NOWHERE) if CAN_BE_ASKED else Success("emitted")) == result
+
+    @pytest.mark.skipif(not CAN_BE_ASKED, reason="this SDK's loggers cannot be asked whether they emit")
+    @pytest.mark.parametrize("is_taken", [True, False])
+    def test_a_provider_is_asked_about_the_event_and_no_span(self, memory: Any, is_taken: bool) -> None:
+        """
+        A processor that takes no such event makes it wait; what it is asked is not about the span that is active.
+        """
+        asked: list[Any] = []
+
+        class Picky(export.SimpleLogRecordProcessor):
+            def enabled(self, *, context: Any = None, event_name: Any = None, **_: Any) -> bool:
+                asked.append((event_name, trace.get_current_span(context).get_span_context().is_valid))
+                return is_taken
+
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(Picky(memory))
+        exporter = OTLPFeedbackExporter(provider)
+        with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("another"):
+            (result,) = exporter.export(exporter.parts(record(value=True)))
+
+        assert [("gen_ai.evaluation.result", False)] == asked
+        assert (Success("emitted") if is_taken else PauseDestination(NOWHERE), int(is_taken)) == (
+            result,
+            len(memory.get_finished_logs()),
+        )
+
+    @pytest.mark.parametrize("logger", [UnaskableLogger(), UnaskableLogger(enabled=lambda **_: True)])
+    def test_a_logger_that_cannot_be_asked_is_taken_at_its_word(self, logger: Any) -> None:
+        """
+        Only one that says so, or is known to, emits nothing.
+        """
+        assert emits(logger)
+
+    def test_what_was_emitted_has_left_the_queue(self, memory: Any) -> None:
+        """
+        What counts as delivered does not wait in the SDK for a process that may end: it has been flushed.
+        """
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(export.BatchLogRecordProcessor(memory, schedule_delay_millis=3_600_000))
+        exporter = OTLPFeedbackExporter(provider)
+        results = exporter.export([part for _ in range(3) for part in exporter.parts(record(value=True))])
+        arrived = len(memory.get_finished_logs())
+        provider.shutdown()
+
+        assert ([Success("emitted")] * 3, 3) == (results, arrived)
+
+    def test_what_nobody_flushes_is_emitted_once_all_the_same(self, memory: Any) -> None:
+        """
+        A provider that does not say that it flushed gets no event twice for it, and the receipt says what is known.
+        """
+        waits: list[int] = []
+
+        class Silent(export.SimpleLogRecordProcessor):
+            def force_flush(self, timeout_millis: int = 0) -> bool:
+                waits.append(timeout_millis)
+                return False
+
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(Silent(memory))
+        exporter = OTLPFeedbackExporter(provider)
+        (part,) = exporter.parts(record(value=True))
+        results = exporter.export([part, replace(part, action="retract")])
+
+        assert [Success(NOT_FLUSHED), Skipped("an event that was emitted cannot be taken back")] == results
+        assert (1, 1) == (len(memory.get_finished_logs()), len(waits))
 
     def test_a_call_that_is_known_by_its_response_alone_is_on_no_span(
         self, memory: Any, logger_provider: LoggerProvider
@@ -163,11 +287,80 @@ class TestEvents:
         exporter.export([part])
 
         event = memory.get_finished_logs()[0].log_record
-        assert dict(event.attributes) == dict(part.body)
-        for value in part.body.values():
-            assert isinstance(value, (str, bool, float)) or all(isinstance(each, str) for each in value)
-        assert "gen_ai.evaluation.name" in part.body
-        assert frozenset(judgement.said) == part.carries
+        assert_an_event_of(judgement, event, part)
+
+    @pytest.mark.chaos
+    @settings(
+        max_examples=100_000,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(judgement=judgements())
+    def test_a_hundred_thousand_judgements_are_events(
+        self, memory: Any, logger_provider: LoggerProvider, judgement: Any
+    ) -> None:
+        """
+        The same, of a hundred thousand judgements, as the collector's protocol writes them.
+        """
+        memory.clear()
+        exporter = OTLPFeedbackExporter(logger_provider)
+        (part,) = exporter.parts(judgement)
+        exporter.export([part])
+
+        (written,) = memory.get_finished_logs()
+        assert_an_event_of(judgement, written.log_record, part)
+        (sent,) = events_in(encode_logs([written]))
+        assert plain_attributes(sent) == {
+            name: list(value) if isinstance(value, tuple) else value for name, value in part.body.items()
+        }
+        assert (judgement.handle.trace_id, judgement.handle.span_id) == (sent.trace_id.hex(), sent.span_id.hex())
+
+    def test_a_change_is_told_from_what_was_said_before(self, memory: Any, logger_provider: LoggerProvider) -> None:
+        """
+        Events of one judgement have one id, and the highest revision holds; the first has none to tell.
+        """
+        exporter = OTLPFeedbackExporter(logger_provider)
+        for revision in range(3):
+            exporter.export(exporter.parts(record(value=revision / 2, revision=revision)))
+
+        told = [event.log_record.attributes for event in memory.get_finished_logs()]
+        assert [(ID, None, 0.0), (ID, 1, 0.5), (ID, 2, 1.0)] == [
+            (each["otel_feedback.id"], each.get("otel_feedback.revision"), each["gen_ai.evaluation.score.value"])
+            for each in told
+        ]
+
+    @pytest.mark.skipif(
+        not hasattr(gen_ai_attributes, "GEN_AI_EVALUATION_NAME"),
+        reason="this semconv knows no evaluations yet, or no more",
+    )
+    def test_the_conventions_words_are_theirs(self) -> None:
+        """
+        Each attribute under `gen_ai.` or `user.` is one that OpenTelemetry's own package names.
+        """
+        said = record(
+            value=True,
+            comment="c",
+            correction="d",
+            tags=["t"],
+            user_id="u",
+            metadata={"m": 1},
+            target=handle(gen_ai__response__id="resp-1"),
+        )
+        words = {
+            *(item for name, item in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")),
+            user_attributes.USER_ID,
+        }
+        body = OTLPFeedbackExporter().parts(said)[0].body
+
+        assert {
+            "gen_ai.evaluation.name",
+            "gen_ai.evaluation.score.value",
+            "gen_ai.evaluation.score.label",
+            "gen_ai.evaluation.explanation",
+            "gen_ai.response.id",
+            "user.id",
+        } == {name for name in body if not name.startswith("otel_feedback.")}
+        assert words >= {name for name in body if not name.startswith("otel_feedback.")}
 
     def test_the_direction_is_told_where_it_is_not_the_usual_one(self) -> None:
         """
@@ -298,6 +491,69 @@ class TestEvents:
         (part,) = OTLPFeedbackExporter().parts(record(value=["a"], metadata={"m": [1]}))
 
         assert json.loads(json.dumps(dict(part.body)))
+
+
+@pytest.mark.skipif(SDK < OLDEST_SDK, reason="this SDK is too old for the OTLP exporter")
+class TestCollector:
+    """The SDK's own OTLP exporter, and a collector on loopback that reads what arrives as the protocol has it."""
+
+    def test_a_judgement_arrives_as_an_event_on_its_span(self, vendor: Vendor) -> None:
+        """
+        When it counts as delivered the collector has it: ids, times, name and every attribute, and no active span's.
+        """
+        vendor.script(say(200, ExportLogsServiceResponse().SerializeToString(), content_type="application/x-protobuf"))
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(
+            export.BatchLogRecordProcessor(
+                OTLPLogExporter(endpoint=f"{vendor.url}/v1/logs"), schedule_delay_millis=3_600_000
+            )
+        )
+        exporter = OTLPFeedbackExporter(provider)
+        said = record("stars", 4, scale=(1, 5), comment="Größe 👍", tags=["a", "b"], user_id="u-1", time_unix_nano=7)
+        with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("another"):
+            results = exporter.export(exporter.parts(said))
+        requests = list(vendor.requests)
+        provider.shutdown()
+
+        assert ([Success("emitted")], ["/v1/logs"]) == (results, [request.url.path for request in requests])
+        (event,) = events_in(ExportLogsServiceRequest.FromString(requests[0].content))
+        assert (TRACE, SPAN, 1) == (event.trace_id.hex(), event.span_id.hex(), event.flags)
+        assert ("gen_ai.evaluation.result", 7, NOON) == (
+            event.event_name,
+            event.time_unix_nano,
+            event.observed_time_unix_nano,
+        )
+        assert {
+            "gen_ai.evaluation.name": "stars",
+            "gen_ai.evaluation.score.value": 4.0,
+            "gen_ai.evaluation.explanation": "Größe 👍",
+            "user.id": "u-1",
+            "otel_feedback.id": ID,
+            "otel_feedback.source": "human",
+            "otel_feedback.tags": ["a", "b"],
+            "otel_feedback.scale.low": 1.0,
+            "otel_feedback.scale.high": 5.0,
+        } == plain_attributes(event)
+
+    def test_what_is_known_by_its_response_alone_arrives_without_ids(self, vendor: Vendor) -> None:
+        """
+        The collector gets no ids, which the protocol writes as none or as zeros, and the response's id.
+        """
+        vendor.script(say(200, ExportLogsServiceResponse().SerializeToString(), content_type="application/x-protobuf"))
+        provider = LoggerProvider(shutdown_on_exit=False)
+        provider.add_log_record_processor(
+            export.SimpleLogRecordProcessor(OTLPLogExporter(endpoint=f"{vendor.url}/v1/logs"))
+        )
+        exporter = OTLPFeedbackExporter(provider)
+        nowhere = FeedbackHandle(INVALID_SPAN_CONTEXT, attributes={"gen_ai.response.id": "chatcmpl-1"})
+        with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("another"):
+            exporter.export(exporter.parts(replace(record(value=True), handle=nowhere)))
+        requests = list(vendor.requests)
+        provider.shutdown()
+
+        (event,) = events_in(ExportLogsServiceRequest.FromString(requests[0].content))
+        assert ("", "") == (event.trace_id.hex().strip("0"), event.span_id.hex().strip("0"))
+        assert "chatcmpl-1" == plain_attributes(event)["gen_ai.response.id"]
 
 
 class TestVersions:

@@ -27,8 +27,12 @@ EVENT_NAME = "gen_ai.evaluation.result"
 
 NOWHERE = (
     "there is no logger provider that emits: call opentelemetry._logs.set_logger_provider, or give logger_provider=; "
-    "OTEL_SDK_DISABLED switches it off"
+    "it needs a processor, and OTEL_SDK_DISABLED switches it off"
 )
+NOT_FLUSHED = "emitted; the logger provider did not say that all was flushed"
+
+# As long as the SDK's own exporters wait for a collector, three times over.
+FLUSH_MILLIS = 30_000
 
 # Before it, the SDK passes the API's log records on as they are, and its OTLP encoder fails on them: the event would
 # be counted as emitted and be lost.
@@ -44,7 +48,12 @@ class _LoggerProvider(Protocol):
 class OTLPFeedbackExporter:
     """Emits each judgement as a log event correlated to the judged span, wherever the app's logs go.
 
-    Without a logger provider of the SDK nothing would be emitted: then nothing counts as delivered, and it waits.
+    Without a logger provider that has somebody to give it to nothing would be emitted: then nothing counts as
+    delivered, and it waits. What was emitted is flushed at once, since the SDK's queue ends with the process; whether
+    the collector took it is between the two, and the SDK logs it.
+
+    A log is only ever added to. A change is another event with the same `otel_feedback.id` and the next
+    `otel_feedback.revision`: the highest one holds. What is taken back stays, and the receipt says so.
 
     Args:
         logger_provider: by default the global one.
@@ -75,9 +84,13 @@ class OTLPFeedbackExporter:
     def export(self, parts: Sequence[Part]) -> Sequence[Result]:
         """Emit an event for each; what was emitted cannot be taken back."""
         logger = self._provider().get_logger("otel_feedback")
-        if isinstance(logger, (NoOpLogger, ProxyLogger)):
+        if not emits(logger):
             return [PauseDestination(NOWHERE)] * len(parts)
-        return [self._emit(logger, part) for part in parts]
+        results = [self._emit(logger, part) for part in parts]
+        if self.force_flush(FLUSH_MILLIS):
+            return results
+        # Not tried again: a processor that never says so would make events without end.
+        return [Success(NOT_FLUSHED) if isinstance(result, Success) else result for result in results]
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Flush the logger provider, where it can be."""
@@ -94,19 +107,32 @@ class OTLPFeedbackExporter:
         if part.action == "retract":
             return Skipped("an event that was emitted cannot be taken back")
         record = part.record
-        # A context of its own with the judged span in it: an empty one would be taken for the current context, and
-        # the event would land on whatever span is active now.
-        judged = trace.set_span_in_context(trace.NonRecordingSpan(record.handle.context), Context())
         logger.emit(
             LogRecord(
                 timestamp=record.time_unix_nano,
                 observed_timestamp=record.recorded_at_unix_nano,
-                context=judged,
+                context=context_of(record.handle.context),
                 event_name=EVENT_NAME,
                 attributes=dict(part.body),
             )
         )
         return Success("emitted")
+
+
+def context_of(judged: trace.SpanContext) -> Context:
+    """Make a context with the judged span in it, and nothing else, also where no span is known.
+
+    An empty one would be taken for the current context, and the event would land on whatever span is active now.
+    """
+    return trace.set_span_in_context(trace.NonRecordingSpan(judged), Context())
+
+
+def emits(logger: Any) -> bool:
+    """Tell whether somebody takes the events of a logger, as far as it can be asked: older ones cannot."""
+    if isinstance(logger, (NoOpLogger, ProxyLogger)):
+        return False
+    enabled = getattr(logger, "enabled", None)
+    return enabled is None or bool(enabled(context=context_of(trace.INVALID_SPAN_CONTEXT), event_name=EVENT_NAME))
 
 
 def check_sdk(version: str) -> None:
@@ -126,6 +152,7 @@ def attributes_of(record: FeedbackRecord) -> Mapping[str, Any]:
         "gen_ai.evaluation.explanation": record.comment,
         RESPONSE_ID: record.handle.attributes.get(RESPONSE_ID),
         "otel_feedback.id": record.id,
+        "otel_feedback.revision": record.revision or None,
         "otel_feedback.source": record.source,
         "user.id": record.user_id,
         "otel_feedback.tags": record.tags or None,
