@@ -45,6 +45,21 @@ from otel_feedback.testing import ExporterContract
 # What orq publishes of a ULID; the first digit holds the three topmost of 128 bits.
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 FEEDBACK, REMOVE = "/v2/feedback", "/v2/feedback/remove"
+# What orq's page says of a workspace's own choices (VENDORS, orq, properties).
+PUBLISHED_CHOICES = {
+    "rating": ("good", "bad"),
+    "defects": (
+        "grammatical",
+        "spelling",
+        "hallucination",
+        "repetition",
+        "inappropriate",
+        "off_topic",
+        "incompleteness",
+        "ambiguity",
+    ),
+    "interactions": ("saved", "selected", "deleted", "shared", "copied", "reported"),
+}
 STATUSES_HERE: Mapping[int, type[Result]] = {**STATUSES, 404: RetryableFailure, 409: Success}
 
 
@@ -185,30 +200,27 @@ class TestMapping:
 
     def test_the_choices_are_the_published_ones(self) -> None:
         """
-        Labels that every workspace has.
+        Each label that every workspace has is sent as it is written, alone and with the others; none spelt otherwise.
         """
-        assert {
-            "rating": {"good", "bad"},
-            "defects": {
-                "ambiguity",
-                "grammatical",
-                "hallucination",
-                "inappropriate",
-                "incompleteness",
-                "off_topic",
-                "repetition",
-                "spelling",
-            },
-            "interactions": {"copied", "deleted", "reported", "saved", "selected", "shared"},
-        } == dict(CHOICES)
+        exporter = OrqExporter()
+        for name, labels in PUBLISHED_CHOICES.items():
+            sent = [said_to_orq(exporter, name=name, value=label) for label in (*labels, [*labels])]
+            otherwise = [said_to_orq(exporter, name=name, value=label.upper()) for label in labels]
 
-    def test_the_products_are_the_published_ones(self) -> None:
+            assert [{"value": (name, [label])} for label in labels] + [{"value": (name, [*labels])}] == sent
+            assert [{}] * len(labels) == otherwise
+        assert {name: frozenset(labels) for name, labels in PUBLISHED_CHOICES.items()} == CHOICES
+
+    def test_the_products_are_the_published_ones(self, caplog: pytest.LogCaptureFixture) -> None:
         """
-        Those of the contract, and one that orq has added since.
+        Those of the contract, and one that orq has added since, are warned about by no word.
         """
         body = contract("orq", FEEDBACK).schema["allOf"][0]
+        published_products = {*body["properties"]["product"]["enum"], "mcp_gateway"}
+        for product in published_products:
+            OrqExporter(product=product)
 
-        assert {*body["properties"]["product"]["enum"], "mcp_gateway"} == PRODUCTS
+        assert ([], published_products) == (caplog.messages, PRODUCTS)
 
     def test_a_product_alone_says_nothing_of_the_property(self) -> None:
         """
@@ -616,7 +628,7 @@ class TestConstructor:
         """
         exporter = OrqExporter()
 
-        with pytest.raises(ConfigurationError, match="ORQ_API_KEY"):
+        with pytest.raises(ConfigurationError, match="the exporter 'orq' has no key: set ORQ_API_KEY"):
             exporter.start()
 
     @pytest.mark.parametrize(
@@ -633,9 +645,6 @@ class TestConstructor:
             ("properties", 3),
             ("comment_property", ""),
             ("comment_property", 3),
-            ("comment_property", "rating"),
-            ("comment_property", "defects"),
-            ("comment_property", "interactions"),
             ("product", ""),
             ("product", ["otel"]),
         ],
@@ -654,14 +663,23 @@ class TestConstructor:
         The list of products grows: an unknown one is sent all the same, with a warning.
         """
         caplog.set_level(logging.WARNING)
-        for product in PRODUCTS:
-            OrqExporter(product=product)
-        known = len(caplog.records)
         (part,) = OrqExporter(product="next-year").parts(record(value=True))
 
-        assert (18, 0, "next-year") == (len(PRODUCTS), known, part.body["product"])
-        (line,) = caplog.messages
-        assert line.startswith("orq: 'next-year' is no product that otel-feedback knows")
+        assert "next-year" == part.body["product"]
+        assert ["orq: 'next-year' is no product that otel-feedback knows; sending it all the same"] == caplog.messages
+
+    @pytest.mark.parametrize("choice", ["rating", "defects", "interactions"])
+    def test_a_choice_is_no_place_for_comments(self, choice: str) -> None:
+        """
+        orq would refuse each text; that is said when the exporter is made.
+        """
+        with pytest.raises(ConfigurationError) as caught:
+            OrqExporter(comment_property=choice)
+
+        assert (f"orq's {choice} is a choice and takes no text", "comment_property") == (
+            str(caught.value),
+            caught.value.setting,
+        )
 
     def test_its_repr_has_no_key(self) -> None:
         """

@@ -146,8 +146,12 @@ class TestMapping:
         """
         An annotation is on a span, and a product is no part of it.
         """
-        with pytest.raises(ConfigurationError, match="product"):
+        with pytest.raises(ConfigurationError) as caught:
             exporter(product="agents")
+        assert ("an annotation has no product: leave product= out", "product") == (
+            str(caught.value),
+            caught.value.setting,
+        )
         with pytest.raises(InvalidFeedbackError, match="cannot set product"):
             exporter().parts(record(value=True, native={"orq": {"product": "agents"}}))
 
@@ -161,21 +165,24 @@ class TestMapping:
 
 class TestKeys:
     @pytest.mark.parametrize(
-        ("options", "setting"),
+        ("options", "key", "setting"),
         [
-            ({"comment_property": "correction"}, "comment_property"),
-            ({"comment_property": "remark", "properties": ("tone", "remark")}, "comment_property"),
-            ({"properties": ("correction",)}, "properties"),
+            ({"comment_property": "correction"}, "correction", "comment_property"),
+            ({"comment_property": "remark", "properties": ("tone", "remark")}, "remark", "comment_property"),
+            ({"properties": ("correction",)}, "correction", "properties"),
         ],
     )
-    def test_a_key_for_two_parts_of_a_judgement_is_refused(self, options: dict[str, Any], setting: str) -> None:
+    def test_a_key_for_two_parts_of_a_judgement_is_refused(
+        self, options: dict[str, Any], key: str, setting: str
+    ) -> None:
         """
         Under one key orq may keep the newest alone: the correction would go, and the receipt say that it was delivered.
         """
-        with pytest.raises(ConfigurationError, match="replace") as caught:
+        with pytest.raises(ConfigurationError) as caught:
             exporter(**options)
 
-        assert setting == caught.value.setting
+        said = f"{key!r} would be the key of two parts of one judgement, and the second would replace the first"
+        assert (f"{said}; choose another", setting) == (str(caught.value), caught.value.setting)
 
     @pytest.mark.parametrize(
         ("said", "key"), [({"correction": "Paris"}, "correction"), ({"comment": "too vague"}, "remark")]
@@ -357,6 +364,28 @@ class TestChanges:
         """
         made = exporter()
         requests, _ = play(made.exchange(taken_back(made.parts(record(value=True)), theirs)))
+
+        assert ["DELETE"] == [request.method for request in requests]
+
+    @pytest.mark.parametrize(
+        ("mine", "theirs"),
+        [
+            ({"native": {"orq": {"key": "tone"}}}, {"native": {"orq": {"key": "mood"}}}),
+            ({}, {"native": {"orq": {"parent_annotation_id": "a-1"}}}),
+            ({"native": {"orq": {"parent_annotation_id": "a-1"}}}, {}),
+            (
+                {"native": {"orq": {"parent_annotation_id": "a-1"}}},
+                {"native": {"orq": {"parent_annotation_id": "a-2"}}},
+            ),
+        ],
+    )
+    def test_of_one_span_each_key_and_each_corrected_saying_is_its_own(self, mine: Any, theirs: Any) -> None:
+        """
+        What somebody else said under another one was not deleted, and is not put there again.
+        """
+        made = exporter()
+        parts = taken_back(made.parts(record(value=True, **mine)), record(value=False, user_id="u-2", **theirs))
+        requests, _ = play(made.exchange(parts))
 
         assert ["DELETE"] == [request.method for request in requests]
 
