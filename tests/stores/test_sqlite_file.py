@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -316,6 +317,21 @@ def test_an_interrupt_after_the_commit_does_no_job_twice(path: Path) -> None:
     assert [True, True] == [each.ended() for each in callers]
     assert ["one", "other"] == notes(file)
     assert 1 == [type(each.error) for each in callers].count(KeyboardInterrupt)
+
+
+def test_a_job_that_an_interrupted_leader_had_in_hand_is_done(file: SQLiteFile) -> None:
+    """
+    Taken from the queue and noted nowhere: the thread that waits for it has it still.
+    """
+
+    class TakenAway(deque[Any]):
+        def append(self, job: Any) -> None:
+            """Lose it, as a thread does that is interrupted between taking a job and noting it."""
+
+    file._jobs = TakenAway()
+    file.write(note("lost"))
+
+    assert ["lost"] == notes(file)
 
 
 def test_an_interrupt_at_any_moment_harms_no_other_thread(file: SQLiteFile) -> None:
