@@ -30,7 +30,8 @@ kept_back = of.record_feedback(handle, "toxic", False)
 try:
     of.record_feedback(handle, "tone", "lukewarm")
 except of.InvalidFeedbackError as error:
-    print(error)
+    refusal = str(error)
 
 provider.force_flush()
+print(refusal)
 print(provider.status(kept_back.id).deliveries["console"].reason)
