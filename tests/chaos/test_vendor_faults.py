@@ -35,6 +35,8 @@ from otel_feedback.sandbox import Sandbox, Switches
 from otel_feedback.stores.sqlite import SQLiteStore
 
 FLUSH_MILLIS = 60_000
+# So few judgements at once that there are many requests, and every fault meets each vendor.
+FEW = 4
 LONG_FLUSH_MILLIS = 3_000_000
 
 # What the vendors leave open, as far as a repeated id goes.
@@ -87,12 +89,14 @@ def deliver(
     store: SQLiteStore,
     *,
     flush_millis: int = FLUSH_MILLIS,
+    batch_size: int = FEW,
     only: Sequence[str] = VENDORS,
     **kinds: Any,
 ) -> dict[str, of.stores.DestinationStats]:
     """Record a workload and deliver all of it; answer the accounts."""
     chosen = [each for each in exporters(vendors.environment(), workload.properties, kinds) if each.name in only]
-    with of.FeedbackProvider(exporters=chosen, store=store, retry=QUICK) as feedback:
+    settings = of.Settings(max_export_batch_size=batch_size)
+    with of.FeedbackProvider(exporters=chosen, store=store, retry=QUICK, settings=settings) as feedback:
         for judgements in workload.judgements():
             feedback.record_many(judgements)
         assert feedback.force_flush(flush_millis)
@@ -157,7 +161,7 @@ def test_a_hundred_thousand_judgements_arrive_where_they_belong(
     workload = Workload(calls(1_000), names=100)
     began = time.monotonic()
     with FastVendors(seed=4) as vendors:
-        stats = deliver(vendors, workload, store, flush_millis=LONG_FLUSH_MILLIS)
+        stats = deliver(vendors, workload, store, flush_millis=LONG_FLUSH_MILLIS, batch_size=100)
         took = time.monotonic() - began
         report = vendors.report()
 
