@@ -1408,6 +1408,15 @@ class TestConstructor:
 
         assert setting == caught.value.setting
 
+    def test_a_key_that_no_header_holds_is_refused_by_its_variable(self) -> None:
+        """
+        Which of all the keys it is, and never the key.
+        """
+        with pytest.raises(ConfigurationError, match="BRAINTRUST_API_KEY") as caught:
+            exporter(api_key=f"{SECRET}\u00e9")
+
+        assert SECRET not in str(caught.value)
+
     def test_its_repr_has_no_key(self) -> None:
         """
         The repr names the exporter and its place.

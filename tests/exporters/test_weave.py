@@ -39,8 +39,10 @@ from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import PauseDestination, PermanentFailure, Result, RetryableFailure, Success, Unclear
 from otel_feedback.exporters._http import HTTPOptions
 from otel_feedback.exporters._weave_rules import (
+    MAX_NOTE_CHARS,
     MAX_PAYLOAD_CHARS,
     REACTION_ROOM_CHARS,
+    broken_rules,
     check_project_id,
     is_one_emoji,
     weave_ref,
@@ -1302,3 +1304,49 @@ class TestConstructor:
         The query compares the id and nothing else.
         """
         assert {"$eq": [{"$getField": "id"}, {"$literal": "row"}]} == purge_body(PROJECT, "row")["query"]["$expr"]
+
+
+class TestRules:
+    """The edges of `_weave_rules`, where the mapping leads nobody."""
+
+    def test_the_limits_are_weaves(self) -> None:
+        """
+        As its server has them.
+        """
+        assert (1024 * 1024, 1024, 512) == (MAX_PAYLOAD_CHARS, MAX_NOTE_CHARS, REACTION_ROOM_CHARS)
+        assert 1_048_576 == MAX_PAYLOAD_CHARS
+
+    @pytest.mark.parametrize("text", ["X", "XX", "a", "-", "0"])
+    def test_a_character_that_is_no_emoji_is_none(self, text: str) -> None:
+        """
+        Nothing slips in between the ranges of the table.
+        """
+        assert not is_one_emoji(text)
+
+    def test_a_conversations_id_may_have_lines(self) -> None:
+        """
+        It is any text, and quoted.
+        """
+        assert weave_ref(PROJECT, "agent_conversation", "a\nb").endswith("/agent_conversation/a%0Ab")
+
+    @pytest.mark.parametrize(("name", "is_right"), [("a.b", True), ("b", False)])
+    def test_an_annotations_name_may_have_dots(self, name: str, is_right: bool) -> None:
+        """
+        Its reference is to the object of the whole name.
+        """
+        body = {
+            "project_id": PROJECT,
+            "feedback_type": "wandb.annotation.a.b",
+            "payload": {"value": 1},
+            "annotation_ref": f"weave:///{PROJECT}/object/{name}:digest",
+        }
+
+        assert is_right == (list(broken_rules(body)) == [])
+
+    def test_a_type_of_weaves_own_may_have_lines(self) -> None:
+        """
+        The server asks only how it begins.
+        """
+        body = {"project_id": PROJECT, "feedback_type": "wandb.annotation.a\nb", "payload": {"value": 1}}
+
+        assert not any("one of W&B's own" in rule for rule in broken_rules(body))
