@@ -117,14 +117,15 @@ class TestTargets:
         self, sandbox: Sandbox, pipeline: Pipeline, handle: of.FeedbackHandle, options: Any
     ) -> None:
         """
-        A thumb lands on its span, trace or conversation, in the view in which the spans are, and nothing is remarked.
+        All that is said lands on its span, trace or conversation, in the view in which the spans are, and nothing is
+        remarked.
         """
         feedback = pipeline(**options)
-        feedback.record(handle, "rating", True, user_id="ada")
+        feedback.record(handle, "rating", True, comment="c", correction="x", user_id="ada")
         assert feedback.force_flush(10_000)
         state = sandbox.state()
 
-        assert [(True, [], "ada")] == [(each["joined"], each["flags"], each["user"]) for each in state["feedback"]]
+        assert [(True, [], "ada")] * 3 == [(each["joined"], each["flags"], each["user"]) for each in state["feedback"]]
 
     def test_an_annotation_joins(self, sandbox: Sandbox, pipeline: Pipeline, handle: of.FeedbackHandle) -> None:
         """

@@ -403,14 +403,16 @@ class TestAgentsView:
 
         assert ["wrong_view"] == bench.only()["flags"]
 
-    def test_other_types_are_not_shown(self, bench):
+    def test_other_types_are_shown_in_the_chat_only(self, bench):
         """
-        The Agents view shows the feedback of agents' users and no other.
+        A note on a span of the Agents view is joined, and it is said where it is not seen.
         """
         bench.export("weave", span(), path=AGENTS)
         bench.weave(weave_ref=f"weave:///acme/chat/agent_span/{ROOT}")
+        entry = bench.only()
 
-        assert "shows wandb.agent_user_feedback only" in bench.only()["reason"]
+        assert (True, []) == (entry["joined"], entry["flags"])
+        assert "the list of conversations shows wandb.agent_user_feedback only" in entry["reason"]
 
     def test_an_unknown_conversation_is_flagged(self, bench):
         """

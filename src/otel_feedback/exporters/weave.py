@@ -111,7 +111,8 @@ class WeaveExporter(HTTPFeedbackExporter):
         name: how users route to it.
 
         view: where the spans are: `traces` for those sent to `/otel/v1/traces`, `agents` for
-            `/agents/otel/v1/traces`.
+            `/agents/otel/v1/traces`. There Weave shows comments and corrections in the chat; its list of conversations
+            is marked with values and tags only.
 
         level: what a judgement is put on: the `span`, its `trace` (in the Traces view the outermost call, in the
             Agents view the turn), or its `conversation` (Agents view only). Where the conversation's id is not known

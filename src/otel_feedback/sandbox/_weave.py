@@ -480,7 +480,9 @@ def judge(ref: Ref | None, feedback_type: str, targets: Targets) -> Verdict:
         is_elsewhere = ref.project in targets.get((other, kind), {}).get(target, ())
         return _missed(ref, f"{kind} {target!r}", places, other if is_elsewhere else None)
     if view == "agents" and feedback_type != AGENT_USER:
-        return Verdict(joined=False, reason=f"the Agents view shows {AGENT_USER} only, not {feedback_type}")
+        # The server puts every row on these references into the chat (its group_agent_feedback_by_target), and marks
+        # conversations with its own types only (is_supported_feedback).
+        return Verdict(joined=True, reason=f"it is in the chat; the list of conversations shows {AGENT_USER} only")
     return Verdict(joined=True)
 
 
