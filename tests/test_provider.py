@@ -2411,6 +2411,74 @@ class TestRoutes:
         with pytest.raises(InvalidFeedbackError, match=r"to names no .* \(braintrust-eu, braintrust-us\)"):
             provider.record(HANDLE, "rating", True, to=["braintrust"])
 
+    @pytest.mark.parametrize(
+        ("asked", "destinations"),
+        [
+            ("b", ["b"]),
+            (" b , a ,, b", ["b", "a"]),
+            ("elsewhere", ["elsewhere"]),
+            ("unrouted", ["a", "b"]),
+            ("parked,b", ["b"]),
+            (" ", ["a", "b"]),
+        ],
+    )
+    def test_a_call_says_itself_where_its_feedback_goes(self, make: Make, asked: str, destinations: list[str]) -> None:
+        """
+        A span's own attribute names the exporters, here or elsewhere; what is an account and no exporter is none.
+        """
+        provider = make(OrqExporter(name="a"), OrqExporter(name="b"))
+        handle = replace(HANDLE, attributes={"otel_feedback.to": asked})
+        provider.bind_key(handle, "m-1")
+        assert handle == provider.handle_for_key("m-1")
+        by_handle = provider.record(handle, "rating", True, comment="c")
+        by_key = provider.record(key="m-1", name="rating", value=True)
+        here = [name for name in destinations if name != "elsewhere"]
+
+        assert [destinations] * 2 == [list(by_handle.deliveries), list(by_key.deliveries)]
+        assert dict.fromkeys(here, ("comment",)) == by_handle.not_carried
+        for judgement in (Feedback(target=handle, name="rating", value=True), provider._store.latest(by_key.id)):
+            assert here == list(provider.plan(judgement))
+
+    def test_a_name_that_is_not_here_is_told_once(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        It may be misspelt: whoever delivers says so, of the first hundred; whoever only records has no say in it.
+        """
+        handles = [replace(HANDLE, attributes={"otel_feedback.to": f"acne-{number},a"}) for number in (0, *range(200))]
+        for delivery in ("none", "thread"):
+            provider = make(InMemoryFeedbackExporter("a"), delivery=delivery)
+            provider.record_many([Feedback(target=handle, name="rating", value=True) for handle in handles])
+        told = [record.getMessage() for record in caplog.records if "a span asks for" in record.getMessage()]
+
+        assert [
+            f"a span asks for the exporter 'acne-{number}' (otel_feedback.to), and there is none of that name here"
+            for number in range(100)
+        ] == told
+
+    def test_without_any_exporter_it_waits_for_those_of_its_call(self, make: Make) -> None:
+        """
+        A process that names no exporter keeps one tenant's judgement from the other's all the same.
+        """
+        receipt = make().record(replace(HANDLE, attributes={"otel_feedback.to": "acme"}), "rating", True)
+
+        assert {"acme": "pending"} == states(receipt)
+
+    @pytest.mark.parametrize(("asked", "destinations"), [(None, ["b"]), (["a"], ["a"]), (["a", "b"], ["a", "b"])])
+    def test_what_the_judgement_asks_for_wins_also_when_it_waits(
+        self, make: Make, asked: list[str] | None, destinations: list[str]
+    ) -> None:
+        """
+        `to=` at the call wins over the span's own attribute, on a call that is known, and on one that turns up later.
+        """
+        provider = make(InMemoryFeedbackExporter("a"), InMemoryFeedbackExporter("b"), on_unknown_key="park")
+        handle = replace(HANDLE, attributes={"otel_feedback.to": "b"})
+        known = provider.record(handle, "rating", True, to=asked)
+        waiting = provider.record(key="m-1", name="rating", value=True, to=asked)
+        provider.bind_key(handle, "m-1")
+        provider.handle_for_key("m-1")
+
+        assert dict.fromkeys(asked or ["a", "b"], "parked") == states(waiting)
+        assert [destinations] * 2 == [list(known.deliveries), list(provider.status(waiting.id).deliveries)]
+
     def test_the_route_of_a_call_outlasts_its_process(self, make: Make) -> None:
         """
         What capture noted of a span in one process decides in another where its feedback goes, by its key alone.

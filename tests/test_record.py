@@ -1099,6 +1099,8 @@ class TestIdentity:
 
         assert (True, True) == (handle.is_valid, handle.is_sampled)
         assert handle == stand_in_handle(kind, key)
+        assert handle == replace(stand_in_handle(kind, key, ["a", "b"]), attributes={})
+        assert {"otel_feedback.to": "a,b"} == stand_in_handle(kind, key, ["a", "b"]).attributes
         assert handle != stand_in_handle(kind, key + "x")
 
 

@@ -25,6 +25,8 @@ RESPONSE_ID = "gen_ai.response.id"
 CONVERSATION_ID = "gen_ai.conversation.id"
 USER_ID = "user.id"
 BRAINTRUST_PARENT = "braintrust.parent"
+# The exporters that the feedback on a call goes to, comma-separated, where the feedback itself names none.
+TO = "otel_feedback.to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ HANDLE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         BRAINTRUST_PARENT: (BRAINTRUST_PARENT,),
         "braintrust_row_id": ("braintrust_row_id",),
+        TO: (TO,),
     }
 )
 

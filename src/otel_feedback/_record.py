@@ -23,7 +23,7 @@ import pydantic_core
 from opentelemetry.trace import SpanContext, TraceFlags
 from typing_extensions import TypedDict
 
-from otel_feedback._dialects import is_unicode
+from otel_feedback._dialects import TO, is_unicode
 from otel_feedback._handle import FeedbackHandle, checked_attributes, is_time
 from otel_feedback.exceptions import InvalidFeedbackError
 
@@ -273,11 +273,15 @@ def normal_id(given: object) -> str:
     return str(uuid.UUID(text)) if _UUID.fullmatch(text) else text
 
 
-def stand_in_handle(kind: str, key: str) -> FeedbackHandle:
-    """Make the handle that stands in for a call that is not known yet: the same for the same key."""
+def stand_in_handle(kind: str, key: str, to: Sequence[str] | None = None) -> FeedbackHandle:
+    """Make the handle that stands in for a call that is not known yet: the same for the same key.
+
+    It says where the judgement itself asks to go: whatever the call says when it is known, that holds.
+    """
     bits = uuid.UUID(derived_id("key", kind, key)).int
     return FeedbackHandle(
-        SpanContext(bits, bits & (1 << 64) - 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        SpanContext(bits, bits & (1 << 64) - 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+        attributes={} if to is None else {TO: ",".join(to)},
     )
 
 

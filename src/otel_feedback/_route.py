@@ -13,6 +13,8 @@ from random import Random
 from types import MappingProxyType
 
 from otel_feedback._declare import Schema
+from otel_feedback._dialects import TO
+from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import Feedback, FeedbackRecord, Part, make_record, redacted, stand_in_handle
 from otel_feedback.exceptions import ConfigurationError, FeedbackError, InvalidFeedbackError
 from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of, where
@@ -82,6 +84,8 @@ class Router:
     def destinations(self, feedback: Feedback) -> tuple[str, ...]:
         """Name the destinations that a judgement asks for, by default all.
 
+        Where it asks for none of its own, those that its call asks for count: see `asked_by`.
+
         Raises:
             InvalidFeedbackError: when it names one that is not here.
         """
@@ -95,6 +99,15 @@ class Router:
         for name in feedback.to:
             self._check_name(name, "to")
         return tuple(dict.fromkeys(feedback.to))
+
+    def asked_by(self, handle: FeedbackHandle) -> tuple[str, ...]:
+        """Name the destinations that a call asks for, if it does.
+
+        They need not be here: a destination is an address in the store, and the process that captured the call knows
+        it. Somebody who judges the call is not to suffer from it, nor is another tenant to get the judgement.
+        """
+        names = [name.strip() for name in handle.attributes.get(TO, "").split(",")]
+        return tuple(dict.fromkeys(name for name in names if name not in ("", UNROUTED, PARKED)))
 
     def check_declared(self, schema: Schema) -> None:
         """Refuse declarations whose fields of vendors no destination takes; without a destination, take them.

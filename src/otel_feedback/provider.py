@@ -24,6 +24,7 @@ from otel_feedback._capture import INVALID
 from otel_feedback._correlate import DEFAULT_KINDS, ENDED, ENDS, Call, Correlator, Promise, note_key
 from otel_feedback._declare import Declaration, Schema
 from otel_feedback._deliver import Deliverer, DeliveryThread, Keeper, drain
+from otel_feedback._dialects import TO
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._metrics import Metrics, NoOpMetrics, OpenTelemetryMetrics
 from otel_feedback._record import (
@@ -203,6 +204,7 @@ class FeedbackProvider:
         self._schema = Schema() if feedback is None else Schema(feedback)
         self._has_schema = feedback is not None
         self._told_names: set[str] = set()
+        self._told_strangers: set[str] = set()
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._metrics: Metrics = NoOpMetrics()
@@ -784,7 +786,7 @@ class FeedbackProvider:
             ConfigurationError: when a filter fails.
         """
         if isinstance(feedback, FeedbackRecord):
-            return self._router.plan(feedback, tuple(self._exporters))
+            return self._router.plan(feedback, self._router.asked_by(feedback.handle) or tuple(self._exporters))
         if self.is_disabled:
             return {}
         self._running()
@@ -817,7 +819,7 @@ class FeedbackProvider:
         # All of it is checked before a key is looked up, which may take a while.
         record = make_record(
             self._schema.completed(feedback),
-            stand_in_handle(kind, key) if feedback.target is None else feedback.target,
+            stand_in_handle(kind, key, feedback.to) if feedback.target is None else feedback.target,
             now_unix_nano=self._clock.time_unix_nano(),
             rng=self._rng,
             is_thumb=self._schema.is_thumb(feedback.name),
@@ -831,6 +833,10 @@ class FeedbackProvider:
                 record = self._with_id_of_earlier(_joined(record, handle), parked_id=record.id)
         if feedback.id is not None:
             self._check_id(record, kind, key)
+        if handle is not None and feedback.to is None:
+            destinations = self._router.asked_by(handle) or destinations
+            self._tell_of_strangers(destinations)
+        missing = {name: fields for name, fields in missing.items() if name in destinations}
         return _Checked(record, destinations, missing, (kind, key) if handle is None else None)
 
     def _check_declared(self, feedback: Feedback) -> None:
@@ -854,6 +860,16 @@ class FeedbackProvider:
         elif self._has_schema and name not in told and len(told) < MAX_TOLD_NAMES:
             told.add(name)
             logger.warning("feedback was given under %r, which is not declared in configure(feedback=...)", name)
+
+    def _tell_of_strangers(self, destinations: Iterable[str]) -> None:
+        """Say once of each destination that a call asked for that this process, which delivers, has none of the name.
+
+        It may be misspelt, and another process may have it.
+        """
+        strangers = set(destinations) - set(self._exporters) - self._told_strangers if self._delivers else set()
+        for name in sorted(strangers)[: MAX_TOLD_NAMES - len(self._told_strangers)]:
+            self._told_strangers.add(name)
+            logger.warning("a span asks for the exporter %r (%s), and there is none of that name here", name, TO)
 
     def _with_id_of_earlier(self, record: FeedbackRecord, parked_id: str) -> FeedbackRecord:
         """Give a judgement the id of the same person's that waited for its key, where it kept the one that it had then.
@@ -954,7 +970,9 @@ class FeedbackProvider:
 
     def _unpark(self, parked: Parked, handle: FeedbackHandle) -> None:
         """Record a parked judgement on the call that its key has turned out to mean."""
-        destinations = tuple(self._exporters) if parked.to is None else parked.to
+        # What the judgement asked for holds, then what the call asks for.
+        asked = () if self._router.asked_by(parked.record.handle) else self._router.asked_by(handle)
+        destinations = asked or (tuple(self._exporters) if parked.to is None else parked.to)
         try:
             entry = self._router.entry(_joined(parked.record, handle), destinations, is_redacted=True)
         except ConfigurationError as error:  # it is accepted: it waits until the filter is mended

@@ -33,7 +33,10 @@ def handles(sandbox: Sandbox) -> dict[str, of.FeedbackHandle]:
             headers.update({"x-bt-parent": f"project_name:{tenant}"} if "x-bt-parent" in headers else {})
             headers.update({"project_id": f"sandbox/{tenant}"} if "project_id" in headers else {})
             provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=endpoint.url, headers=headers)))
-        attributes = {"braintrust.parent": f"project_name:{tenant}"}
+        attributes = {
+            "braintrust.parent": f"project_name:{tenant}",
+            "otel_feedback.to": f"braintrust,weave-{tenant}",
+        }
         with provider.get_tracer("app").start_as_current_span("answer", attributes=attributes) as span:
             pass
         provider.shutdown()
@@ -114,10 +117,10 @@ def test_each_tenant_has_its_own_feedback_alone(
     sandbox: Sandbox, feedback: of.FeedbackProvider, handles: dict[str, of.FeedbackHandle]
 ):
     """
-    Routed by name at Weave and by the span's own parent at Braintrust, each judgement is joined, in its own project.
+    Each span says itself by which exporter and to which parent, so that each judgement is joined, in its own project.
     """
     for tenant, handle in handles.items():
-        feedback.record(handle, "rating", tenant == "acme", to=["braintrust", f"weave-{tenant}"])
+        feedback.record(handle, "rating", tenant == "acme")
 
     assert feedback.force_flush(10_000)
     state = sandbox.state()
