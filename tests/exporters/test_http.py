@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -121,6 +122,19 @@ class TestResults:
         response = httpx.Response(503, headers=[(b"retry-after", text.encode())])
 
         assert expected == retry_after_millis(response, NOON)
+
+    def test_a_date_without_a_zone_is_utc_wherever_we_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        The clock on the wall here has nothing to do with it.
+        """
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            response = httpx.Response(503, headers={"retry-after": "Thu Jan  1 00:01:00 2026"})
+            wish = retry_after_millis(response, NOON)
+        time.tzset()
+
+        assert 60_000 == wish
 
     def test_without_the_header_there_is_no_wish(self) -> None:
         """
@@ -426,6 +440,15 @@ class TestMessages:
         part = PlainExporter().parts(record(**said))[0]
 
         assert "" == message_of(answer(400, {"message": message}), "message", part)
+
+    def test_what_a_vendor_got_in_its_own_words_is_a_quotation(self) -> None:
+        """
+        A thumb is good or bad at orq: its text does not tell which it was.
+        """
+        part = OrqExporter().parts(record(value=True))[0]
+
+        assert "" == message_of(answer(400, {"message": "unknown choice: good"}), "message", part)
+        assert "unknown choice" == message_of(answer(400, {"message": "unknown choice"}), "message", part)
 
     def test_a_word_inside_another_is_no_quotation(self) -> None:
         """

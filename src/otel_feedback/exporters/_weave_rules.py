@@ -258,7 +258,8 @@ def check_size(body: Mapping[str, Any], kind: str) -> None:
     if len(json.dumps(payload)) <= limit:
         return
     largest = max(payload, key=lambda name: len(json.dumps(payload[name])))
-    field = kind if largest in ("value", "note", "output") else largest
+    # A note is never most of it.
+    field = kind if largest in ("value", "output") else largest
     raise InvalidFeedbackError(
         f"Weave takes payloads of up to {limit} characters of JSON; make {field} shorter",
         field=field,
