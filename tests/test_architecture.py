@@ -39,9 +39,10 @@ LAYERS = {
     "stores._sqlite_merge": 3.5,
     "stores._sqlite_file": 3.6,
     "stores._sql": 3.6,
+    "exporters._checks": 3.5,  # what all of the exporters are told, with HTTP or without
     "exporters._http": 4,
     "exporters._braintrust_rows": 4,
-    "exporters._weave_rules": 4.5,  # checks its settings as _http does
+    "exporters._weave_rules": 4,
     "_retry": 4,
     "exporters.*": 5,
     "_correlate": 5,
@@ -270,6 +271,7 @@ class TestTheChecker:
             ("stores._sqlite_file", "from otel_feedback.stores._sql import SQLStore"),
             ("_deliver", "from otel_feedback._correlate import Correlator"),
             ("_retry", "from otel_feedback.exporters import _http"),
+            ("exporters._checks", "from otel_feedback.exporters._http import Exchange"),
             ("provider", "from otel_feedback._api import configure"),
             ("sandbox._app", "from otel_feedback.cli import main"),
             ("sandbox._app", "from .._api import configure\nfrom ..cli import app"),

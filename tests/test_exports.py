@@ -160,11 +160,13 @@ class TestLoading:
             ("Settings", ["httpx", "sqlite3", "pydantic_core", "opentelemetry"]),
             ("MemoryStore", ["httpx", "opentelemetry.sdk"]),
             ("record_feedback", ["httpx"]),
+            ("ConsoleFeedbackExporter", ["httpx", "sqlite3", "opentelemetry.sdk"]),
+            ("OTLPFeedbackExporter", ["httpx", "sqlite3"]),
         ],
     )
     def test_a_name_loads_only_what_it_needs(self, name: str, unwanted: Any) -> None:
         """
-        A process that only records never loads an HTTP client.
+        A process that only records, or whose exporters need none, never loads an HTTP client.
         """
         program = (
             f"import json, sys, otel_feedback; otel_feedback.{name}; "

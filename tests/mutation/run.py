@@ -62,6 +62,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "stores/_sqlite_rescue.py": FILES,
     "stores/_sqlite_salvage.py": FILES,
     "stores/_sqlite_schema.py": (*CONTRACT, "tests/stores/test_sql.py", *FILES),
+    "exporters/_checks.py": ("tests/exporters/test_checks.py", "tests/exporters/test_orq.py"),
     "exporters/_http.py": ("tests/exporters/test_http.py", "tests/exporters/test_orq.py"),
     "exporters/orq.py": ("tests/exporters/test_orq.py", "tests/exporters/test_orq_annotations.py"),
     "exporters/braintrust.py": ("tests/exporters/test_braintrust.py",),

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from otel_feedback import environment_variables as env
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
-from otel_feedback.exporters._http import check_text
+from otel_feedback.exporters._checks import check_text
 
 REACTION = "wandb.reaction.1"
 NOTE = "wandb.note.1"

@@ -34,22 +34,17 @@ from otel_feedback.exporters import (
     Unclear,
 )
 from otel_feedback.exporters._braintrust_rows import RowCheck, question_of, rows_of
-from otel_feedback.exporters._http import (
-    Exchange,
-    HTTPFeedbackExporter,
-    HTTPOptions,
-    NoAnswer,
+from otel_feedback.exporters._checks import (
     Text,
     check_api_key,
     check_bool,
     check_choice,
     check_millis,
-    json_of,
     native_fields,
-    not_tried,
     require_api_key,
     text_or,
 )
+from otel_feedback.exporters._http import Exchange, HTTPFeedbackExporter, HTTPOptions, NoAnswer, json_of, not_tried
 
 if TYPE_CHECKING:
     import httpx

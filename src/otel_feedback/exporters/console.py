@@ -11,7 +11,7 @@ import pydantic_core
 
 from otel_feedback._record import FeedbackRecord, Part, record_to_json
 from otel_feedback.exporters import Result, Success
-from otel_feedback.exporters._http import check_offers, check_text
+from otel_feedback.exporters._checks import check_offers, check_text
 
 
 class ConsoleFeedbackExporter:

@@ -21,23 +21,25 @@ from otel_feedback._record import FeedbackRecord, FeedbackValue, Part, derived_i
 from otel_feedback._retry import HOUR_MILLIS
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import Result, RetryableFailure, Skipped, Success
+from otel_feedback.exporters._checks import (
+    Text,
+    check_api_key,
+    check_choice,
+    check_names,
+    check_text,
+    native_fields,
+    require_api_key,
+    text_or,
+)
 from otel_feedback.exporters._http import (
     PAGE_HINT,
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
     NoAnswer,
-    Text,
-    check_api_key,
-    check_choice,
-    check_names,
-    check_text,
     is_page,
-    native_fields,
     one_by_one,
     reason_of,
-    require_api_key,
-    text_or,
 )
 
 if TYPE_CHECKING:

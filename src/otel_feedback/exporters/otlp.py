@@ -21,7 +21,7 @@ from otel_feedback._dialects import RESPONSE_ID
 from otel_feedback._record import FeedbackRecord, Part
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import PauseDestination, Result, Skipped, Success
-from otel_feedback.exporters._http import check_offers, check_text
+from otel_feedback.exporters._checks import check_offers, check_text
 
 EVENT_NAME = "gen_ai.evaluation.result"
 

@@ -24,21 +24,23 @@ from otel_feedback._record import FeedbackRecord, Part, part_id
 from otel_feedback._time import NANOS_PER_MILLI, iso_utc
 from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters import PauseDestination, PermanentFailure, Result, Success
+from otel_feedback.exporters._checks import (
+    Text,
+    check_api_key,
+    check_choice,
+    check_names,
+    native_fields,
+    require_api_key,
+    text_or,
+)
 from otel_feedback.exporters._http import (
     Exchange,
     HTTPFeedbackExporter,
     HTTPOptions,
     NoAnswer,
-    Text,
-    check_api_key,
-    check_choice,
-    check_names,
     json_of,
-    native_fields,
     not_tried,
     reason_of,
-    require_api_key,
-    text_or,
 )
 from otel_feedback.exporters._weave_rules import (
     AGENT_FEEDBACK,
