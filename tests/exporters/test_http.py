@@ -218,6 +218,7 @@ class TestPages:
         result = result_of(page, now_unix_nano=NOON, hint="of a vendor")
 
         assert PauseDestination(f"HTTP {page.status_code}: {PAGE_HINT}") == result
+        assert PAGE_HINT.startswith("a web page, not the API: ")
 
     @pytest.mark.parametrize(
         "said",
@@ -440,6 +441,15 @@ class TestMessages:
 
         assert "" == message_of(answer(400, {"message": "unknown choice: good"}), "message", part)
         assert "unknown choice" == message_of(answer(400, {"message": "unknown choice"}), "message", part)
+
+    @pytest.mark.parametrize(("message", "expected"), [("abcdefghijkl-", ""), ("abcdefghijk-", "abcdefghijk-")])
+    def test_twelve_characters_of_a_long_text_are_a_quotation(self, message: str, expected: str) -> None:
+        """
+        A run that is shorter may be chance.
+        """
+        part = PlainExporter().parts(record(comment="abcdefghijklmnopqrstuvwxyz"))[0]
+
+        assert expected == message_of(answer(400, {"message": message}), "message", part)
 
     def test_a_word_inside_another_is_no_quotation(self) -> None:
         """
@@ -698,7 +708,7 @@ class TestExport:
         What httpx makes of the environment is told without its text, which may have a password in it.
         """
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@host:port")
-        with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
+        with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY.* wrong\? socks5:// needs") as caught:
             PlainExporter().start()
 
         assert SECRET not in str(caught.value)

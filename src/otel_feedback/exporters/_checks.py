@@ -47,7 +47,7 @@ def native_fields(record: FeedbackRecord, name: str, published: type) -> Mapping
     try:
         native_adapter(published).validate_python(dict(given), strict=True)
     except pydantic.ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise InvalidFeedbackError(
             f"native[{name!r}] cannot set {field}: {first['msg']}", field=f"native.{name}.{field}"
