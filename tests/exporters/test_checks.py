@@ -6,17 +6,21 @@ import sys
 from typing import Any
 
 import pytest
-from exporter_bench import SECRET
+from exporter_bench import SECRET, record
+from typing_extensions import TypedDict
 
-from otel_feedback.exceptions import ConfigurationError
+from otel_feedback.exceptions import ConfigurationError, InvalidFeedbackError
 from otel_feedback.exporters._checks import (
+    Text,
     check_api_key,
     check_base_url,
+    check_bool,
     check_choice,
     check_millis,
     check_names,
     check_offers,
     check_text,
+    native_fields,
     require_api_key,
     text_or,
 )
@@ -32,6 +36,7 @@ class TestArguments:
             ("http://[::1]:80/x", "http://[::1]:80/x"),
             ("https://localhost/a%20b", "https://localhost/a%20b"),
             ("https://vendor_1.internal", "https://vendor_1.internal"),
+            ("https://localhost/X", "https://localhost/X"),
         ],
     )
     def test_a_base_url_loses_its_last_slash(self, given_url: str, expected: str) -> None:
@@ -62,14 +67,16 @@ class TestArguments:
             "https://api.orq\x00.ai",
             "https://api.orq.ai\\v2",
             "https://[::1",
+            None,
+            b"https://api.orq.ai",
         ],
     )
-    def test_what_no_path_can_be_added_to_is_refused(self, url: str) -> None:
+    def test_what_no_path_can_be_added_to_is_refused(self, url: Any) -> None:
         """
         What is no plain http(s) URL is refused at once, and not repeated: it may have a password in it.
         """
-        with pytest.raises(ConfigurationError) as caught:
-            check_base_url(url)
+        with pytest.raises(ConfigurationError, match=r"fragment; that of orq is not$") as caught:
+            check_base_url(url, "orq")
 
         assert ("base_url", False) == (caught.value.setting, "pass-word" in str(caught.value))
 
@@ -88,7 +95,7 @@ class TestArguments:
         """
         A key with a blank, a control character or a letter beyond ASCII in it is refused and never repeated.
         """
-        with pytest.raises(ConfigurationError) as caught:
+        with pytest.raises(ConfigurationError, match=r"^the key from ORQ_API_KEY .* no HTTP header") as caught:
             check_api_key(f"{SECRET}{bad}", "ORQ_API_KEY")
 
         assert ("ORQ_API_KEY", False) == (caught.value.setting, SECRET in str(caught.value))
@@ -112,6 +119,9 @@ class TestArguments:
             lambda: check_choice("c", "it", ("a", "b")),
             lambda: check_choice(None, "it", ("a", "b")),
             lambda: check_choice(["a"], "it", ("a", "b")),
+            lambda: check_bool(1, "it"),
+            lambda: check_bool(None, "it"),
+            lambda: check_bool("true", "it"),
             lambda: check_millis(-1, "it"),
             lambda: check_millis(1.5, "it"),
             lambda: check_millis("5", "it"),
@@ -130,11 +140,20 @@ class TestArguments:
 
         assert "it" == caught.value.setting
 
+    def test_the_type_of_a_text_is_named(self) -> None:
+        """
+        Not its value, which may be a key.
+        """
+        with pytest.raises(ConfigurationError, match=r"^it must be a string, not bytes$"):
+            text_or(SECRET.encode(), "it", "default")
+
     def test_an_argument_that_can_be_used_is_taken_as_it_is(self) -> None:
         """
         A text stands, nothing gives way to the default, names are a set.
         """
         check_choice("b", "it", ("a", "b"))
+        check_bool(True, "it")
+        check_bool(False, "it")
         check_millis(0, "it")
         check_offers(None, "it", "write")
         check_offers(sys.stdout, "it", "write")
@@ -157,3 +176,38 @@ class TestArguments:
         require_api_key("key", "orq", "ORQ_API_KEY")
 
         assert "ORQ_API_KEY" == caught.value.setting
+
+
+class Published(TypedDict, total=False):
+    """Some vendor's own fields."""
+
+    word: Text
+    reasons: dict[str, Text]
+
+
+class TestNativeFields:
+    @pytest.mark.parametrize("given", [{}, {"word": " a "}, {"reasons": {"tone": "kind"}, "word": "b"}])
+    def test_what_is_published_is_taken_as_it_is(self, given: Any) -> None:
+        """
+        Nothing of it is changed, and nothing is nothing.
+        """
+        assert given == native_fields(record(value=True, native={"vendor": given}), "vendor", Published)
+        assert {} == native_fields(record(value=True, native={"other": given}), "vendor", Published)
+
+    @pytest.mark.parametrize(
+        ("given", "field", "words"),
+        [
+            ({"wrd": "a"}, "wrd", "cannot set wrd; it can set reasons, word"),
+            ({"word": 1}, "word", "cannot set word: Input should be a valid string"),
+            ({"word": " "}, "word", "cannot set word: String should have at least 1 character"),
+            ({"word": "a", "reasons": {"tone": 1}}, "reasons.tone", "cannot set reasons.tone: Input should be"),
+        ],
+    )
+    def test_what_is_not_is_refused_by_its_path(self, given: Any, field: str, words: str) -> None:
+        """
+        The message says what may be set, or what is wrong with it.
+        """
+        with pytest.raises(InvalidFeedbackError, match=rf"^native\['vendor'\] {words}") as caught:
+            native_fields(record(value=True, native={"vendor": given}), "vendor", Published)
+
+        assert f"native.vendor.{field}" == caught.value.field
