@@ -29,6 +29,7 @@ FIELDS = {
     env.OTEL_FEEDBACK_ON_UNKNOWN_KEY: "on_unknown_key",
     env.OTEL_FEEDBACK_DURABILITY: "durability",
     env.OTEL_FEEDBACK_DELIVERY: "delivery",
+    env.OTEL_FEEDBACK_SIGNING_KEYS: "signing_keys",
     env.OTEL_FEEDBACK_ON_UNSAMPLED: "on_unsampled",
     env.OTEL_FEEDBACK_UNDECLARED: "undeclared",
     env.OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS: "exit_timeout_millis",
@@ -53,7 +54,7 @@ class TestVariables:
         """
         Whatever shows the table to somebody knows which values to leave out.
         """
-        assert {"ORQ_API_KEY", "BRAINTRUST_API_KEY", "WANDB_API_KEY"} == {
+        assert {"ORQ_API_KEY", "BRAINTRUST_API_KEY", "WANDB_API_KEY", "OTEL_FEEDBACK_SIGNING_KEYS"} == {
             name for name, variable in env.VARIABLES.items() if variable.secret
         }
 

@@ -19,16 +19,19 @@ if TYPE_CHECKING:
         get_feedback_provider,
         handle_of,
         install,
+        issue_token,
         record_feedback,
         record_many,
         retract_feedback,
         set_feedback_provider,
+        verify_token,
     )
     from otel_feedback._declare import Declaration, Flag, Labels, Rating, Text, Thumb
     from otel_feedback._handle import FeedbackHandle
     from otel_feedback._record import DeliveryStatus, Feedback, FeedbackRecord, Part, Receipt
     from otel_feedback._retry import RetryPolicy
     from otel_feedback._settings import Settings
+    from otel_feedback._tokens import FeedbackGrant
     from otel_feedback.exceptions import (
         ConfigurationError,
         FeedbackError,
@@ -75,16 +78,19 @@ _HOMES = {
         "get_feedback_provider",
         "handle_of",
         "install",
+        "issue_token",
         "record_feedback",
         "record_many",
         "retract_feedback",
         "set_feedback_provider",
+        "verify_token",
     ),
     "_declare": ("Declaration", "Flag", "Labels", "Rating", "Text", "Thumb"),
     "_handle": ("FeedbackHandle",),
     "_record": ("DeliveryStatus", "Feedback", "FeedbackRecord", "Part", "Receipt"),
     "_retry": ("RetryPolicy",),
     "_settings": ("Settings",),
+    "_tokens": ("FeedbackGrant",),
     "exceptions": (
         "ConfigurationError",
         "FeedbackError",
@@ -134,6 +140,7 @@ __all__ = [
     "Feedback",
     "FeedbackError",
     "FeedbackExporter",
+    "FeedbackGrant",
     "FeedbackHandle",
     "FeedbackProvider",
     "FeedbackRecord",
@@ -179,11 +186,13 @@ __all__ = [
     "get_feedback_provider",
     "handle_of",
     "install",
+    "issue_token",
     "one_by_one",
     "record_feedback",
     "record_many",
     "retract_feedback",
     "set_feedback_provider",
+    "verify_token",
 ]
 
 

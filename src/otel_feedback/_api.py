@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from otel_feedback import _active, processor
 from otel_feedback._capture import capture, capture_span, collect_handles, current_handle, handle_of
 from otel_feedback._correlate import CollectedHandles
-from otel_feedback.provider import FeedbackProvider
+from otel_feedback.provider import TOKEN_LIFETIME, FeedbackProvider
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from typing_extensions import Unpack
 
     from otel_feedback._declare import Declaration
     from otel_feedback._handle import FeedbackHandle
     from otel_feedback._record import Feedback, FeedbackOptions, FeedbackRecord, GivenValue, Receipt
     from otel_feedback._settings import Settings
+    from otel_feedback._tokens import FeedbackGrant
     from otel_feedback.exporters import FeedbackExporter
     from otel_feedback.stores import Store
 
@@ -96,8 +99,8 @@ def record_feedback(target: Any = None, name: Any = None, value: Any = None, **o
     """Record one judgement on exactly one call; it is durably accepted when this returns.
 
     Args:
-        target: the call's `FeedbackHandle`. A string is only ever a signed token; ids that your own service kept go
-            through `FeedbackHandle.from_traceparent`.
+        target: the call's `FeedbackHandle`, or a token of `issue_token`, which says who may judge under which names. A
+            string is only ever a token; ids that your own service kept go through `FeedbackHandle.from_traceparent`.
 
         name: what is judged, such as `rating` or `helpfulness`.
 
@@ -143,7 +146,7 @@ def record_feedback(target: Any = None, name: Any = None, value: Any = None, **o
 
         UnknownTargetError: when no call is known for the key.
 
-        InvalidTokenError: when the target is a string and no valid token.
+        InvalidTokenError: when the target is a string and no valid token, or one that grants another name or user.
 
         StoreError: when the store cannot take it; `OutboxFullError` when it is full.
     """
@@ -183,6 +186,22 @@ def record_many(feedback: Iterable[Feedback]) -> list[Receipt]:
 def retract_feedback(record_id: str) -> Receipt:
     """Take a judgement back wherever that is possible; see `FeedbackProvider.retract`."""
     return get_feedback_provider().retract(record_id)
+
+
+def issue_token(
+    handle: FeedbackHandle,
+    *,
+    names: Sequence[str] | None = None,
+    user_id: str | None = None,
+    expires_in: timedelta = TOKEN_LIFETIME,
+) -> str:
+    """Sign a token with which a browser may judge one call; see `FeedbackProvider.issue_token`."""
+    return get_feedback_provider().issue_token(handle, names=names, user_id=user_id, expires_in=expires_in)
+
+
+def verify_token(token: str) -> FeedbackGrant:
+    """Read a token of ours: what its holder may do; see `FeedbackProvider.verify_token`."""
+    return get_feedback_provider().verify_token(token)
 
 
 def bind_key(handle: FeedbackHandle, key: str, kind: str = "app") -> None:

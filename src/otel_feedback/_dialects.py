@@ -25,6 +25,7 @@ RESPONSE_ID = "gen_ai.response.id"
 CONVERSATION_ID = "gen_ai.conversation.id"
 USER_ID = "user.id"
 BRAINTRUST_PARENT = "braintrust.parent"
+BRAINTRUST_ROW = "braintrust_row_id"
 # The exporters that the feedback on a call goes to, comma-separated, where the feedback itself names none.
 TO = "otel_feedback.to"
 
@@ -119,7 +120,7 @@ HANDLE_ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "gen_ai.request.user",
         ),
         BRAINTRUST_PARENT: (BRAINTRUST_PARENT,),
-        "braintrust_row_id": ("braintrust_row_id",),
+        BRAINTRUST_ROW: (BRAINTRUST_ROW,),
         TO: (TO,),
     }
 )

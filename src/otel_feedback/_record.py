@@ -63,11 +63,12 @@ _UNSAID: Mapping[str, object] = MappingProxyType({"tags": (), "metadata": {}, "n
 class Feedback:
     """One judgement as an application gives it: the arguments of `record_feedback` as a value, for `record_many`.
 
-    See `record_feedback` for what each field means. Its `repr` leaves out what a person wrote.
+    See `record_feedback` for what each field means. Its `repr` leaves out what a person wrote, and the target, which
+    may be a token.
     """
 
     name: str
-    target: FeedbackHandle | str | None = None
+    target: FeedbackHandle | str | None = field(default=None, repr=False)
     key: str | int | uuid.UUID | None = None
     key_kind: str | None = None
     value: bool | int | float | str | Sequence[str] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from otel_feedback import environment_variables as env
@@ -56,6 +56,8 @@ class Settings:
 
         delivery: whether this process delivers.
 
+        signing_keys: what tokens are signed with: the first one signs, all of them verify. Not in the `repr`.
+
         on_unsampled: what becomes of feedback on a span that was not sampled.
 
         undeclared: what becomes of feedback under a name that was not declared. Without `configure(feedback=…)` no
@@ -79,6 +81,7 @@ class Settings:
     on_unknown_key: Literal["raise", "park"] = "raise"
     durability: Literal["disk", "process"] = "disk"
     delivery: Literal["thread", "none"] = "thread"
+    signing_keys: tuple[str, ...] = field(default=(), repr=False)
     on_unsampled: Literal["skip", "export"] = "skip"
     undeclared: Literal["allow", "warn", "refuse"] = "allow"
     exit_timeout_millis: int = 2_000
@@ -91,6 +94,9 @@ class Settings:
         """Refuse what the environment could not say either."""
         for name, variable in _CHOICES.items():
             _check_choice(getattr(self, name), variable, name)
+        keys = self.signing_keys
+        if not isinstance(keys, tuple) or not all(isinstance(key, str) and key.strip() for key in keys):
+            raise ConfigurationError("signing_keys is a tuple of texts, none of them empty", setting="signing_keys")
         for name, (_, lowest, highest) in NUMBERS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not lowest <= value <= highest:
@@ -111,6 +117,7 @@ class Settings:
             on_unknown_key=cast('Literal["raise", "park"]', _choice(env.OTEL_FEEDBACK_ON_UNKNOWN_KEY, environ)),
             durability=cast('Literal["disk", "process"]', _choice(env.OTEL_FEEDBACK_DURABILITY, environ)),
             delivery=cast('Literal["thread", "none"]', _choice(env.OTEL_FEEDBACK_DELIVERY, environ)),
+            signing_keys=_names(env.OTEL_FEEDBACK_SIGNING_KEYS, environ),
             on_unsampled=cast('Literal["skip", "export"]', _choice(env.OTEL_FEEDBACK_ON_UNSAMPLED, environ)),
             undeclared=cast('Literal["allow", "warn", "refuse"]', _choice(env.OTEL_FEEDBACK_UNDECLARED, environ)),
             exit_timeout_millis=_number("exit_timeout_millis", environ),

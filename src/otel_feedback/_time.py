@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
 NANOS_PER_MILLI = 1_000_000
 # The last moment that 64 bits can hold, in the year 2262.
 LATEST_UNIX_NANO = (1 << 63) - 1
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Clock(Protocol):
@@ -35,8 +37,11 @@ class SystemClock:
         return time.monotonic_ns()
 
 
+def moment(time_unix_nano: int) -> datetime:
+    """Write a time as a datetime in UTC, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=time_unix_nano // 1_000)
+
+
 def iso_utc(time_unix_nano: int) -> str:
     """Write a time as ISO 8601 in UTC with microseconds, as all three vendors read it."""
-    seconds, nanos = divmod(time_unix_nano, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, tz=timezone.utc).replace(microsecond=nanos // 1_000)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return moment(time_unix_nano).isoformat(timespec="microseconds").replace("+00:00", "Z")

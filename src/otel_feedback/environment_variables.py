@@ -19,6 +19,7 @@ OTEL_FEEDBACK_KEY_WAIT_MILLIS = "OTEL_FEEDBACK_KEY_WAIT_MILLIS"
 OTEL_FEEDBACK_ON_UNKNOWN_KEY = "OTEL_FEEDBACK_ON_UNKNOWN_KEY"
 OTEL_FEEDBACK_DURABILITY = "OTEL_FEEDBACK_DURABILITY"
 OTEL_FEEDBACK_DELIVERY = "OTEL_FEEDBACK_DELIVERY"
+OTEL_FEEDBACK_SIGNING_KEYS = "OTEL_FEEDBACK_SIGNING_KEYS"
 OTEL_FEEDBACK_ON_UNSAMPLED = "OTEL_FEEDBACK_ON_UNSAMPLED"
 OTEL_FEEDBACK_UNDECLARED = "OTEL_FEEDBACK_UNDECLARED"
 OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS = "OTEL_FEEDBACK_EXIT_TIMEOUT_MILLIS"
@@ -63,6 +64,9 @@ VARIABLES: Mapping[str, Variable] = {
         "disk", "`disk` survives a power cut, `process` a killed process", ("disk", "process")
     ),
     OTEL_FEEDBACK_DELIVERY: Variable("thread", "`none` where another process delivers", ("thread", "none")),
+    OTEL_FEEDBACK_SIGNING_KEYS: Variable(
+        "", "comma-separated keys of tokens, the newest first, which signs; none: tokens are refused", secret=True
+    ),
     OTEL_FEEDBACK_ON_UNSAMPLED: Variable(
         "skip",
         "feedback on a span that was not sampled: `skip` it, or `export` it all the same",

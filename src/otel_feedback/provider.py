@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from random import Random, SystemRandom
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, overload
 from opentelemetry import trace
 
 from otel_feedback import _active, processor
+from otel_feedback import environment_variables as env
 from otel_feedback._capture import INVALID
 from otel_feedback._correlate import DEFAULT_KINDS, ENDED, ENDS, Call, Correlator, Promise, note_key
 from otel_feedback._declare import Declaration, Schema
@@ -32,10 +34,12 @@ from otel_feedback._record import (
     Feedback,
     FeedbackRecord,
     Receipt,
+    check_handle,
     check_key,
     check_name,
     check_one_target,
     feedback_of,
+    identifier,
     judgement_id,
     make_record,
     normal_id,
@@ -45,7 +49,8 @@ from otel_feedback._record import (
 from otel_feedback._retry import DAY_MILLIS, RetryPolicy
 from otel_feedback._route import DestinationPlan, Filter, Redact, Router
 from otel_feedback._settings import Settings
-from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock
+from otel_feedback._time import NANOS_PER_MILLI, Clock, SystemClock, moment
+from otel_feedback._tokens import MAX_TOKEN_CHARS, FeedbackGrant, read_token, write_token
 from otel_feedback.exceptions import (
     ConfigurationError,
     InvalidFeedbackError,
@@ -75,6 +80,8 @@ ENTRY_POINT_GROUP = "otel_feedback_exporter"
 ERRORS_PER_LINE = 1_000
 # So many undeclared names are told of, each once: more are no names that anybody chose.
 MAX_TOLD_NAMES = 100
+# How long a token holds by default: people judge an answer days after they got it.
+TOKEN_LIFETIME = timedelta(days=30)
 # How often a judgement that is given in an event loop looks again for its key.
 ASYNC_POLL_MILLIS = 100
 # How often a flush looks again while something is due later.
@@ -804,29 +811,25 @@ class FeedbackProvider:
     def _checked(self, feedback: Feedback, *, waits: bool = True) -> _Checked:
         """Check a judgement, and join it to its call."""
         self._check_declared(_checked_type(feedback))
+        check_one_target(feedback)
+        # Before redaction, which is to see the user that a token names.
+        feedback, handle = self._granted(feedback)
         if self._redact is not None:
             scale = feedback.scale
             feedback = without_idle_scale(_checked_type(self._redact(feedback)), scale)
-        check_one_target(feedback)
-        if isinstance(feedback.target, str):
-            raise InvalidTokenError(
-                "a string as the target is only ever a signed token, which this release does not take yet; raw ids go "
-                "through FeedbackHandle.from_traceparent()",
-                reason="unsigned",
-            )
+            check_one_target(feedback)
         destinations = self._router.destinations(feedback)
         key, kind = str(feedback.key), feedback.key_kind or ANY_KIND
         # All of it is checked before a key is looked up, which may take a while.
         record = make_record(
             self._schema.completed(feedback),
-            stand_in_handle(kind, key, feedback.to) if feedback.target is None else feedback.target,
+            stand_in_handle(kind, key, feedback.to) if handle is None else handle,
             now_unix_nano=self._clock.time_unix_nano(),
             rng=self._rng,
             is_thumb=self._schema.is_thumb(feedback.name),
             lower_is_better=self._schema.lower_is_better(feedback.name),
         )
         missing = self._router.missing(record, destinations)
-        handle = feedback.target
         if handle is None:
             handle = self._handle_of_key(feedback, waits=waits)
             if handle is not None:
@@ -838,6 +841,21 @@ class FeedbackProvider:
             self._tell_of_strangers(destinations)
         missing = {name: fields for name, fields in missing.items() if name in destinations}
         return _Checked(record, destinations, missing, (kind, key) if handle is None else None)
+
+    def _granted(self, feedback: Feedback) -> tuple[Feedback, FeedbackHandle | None]:
+        """Answer the call that a judgement is about, and put in the place of a token what it grants, if it grants this.
+
+        Raises:
+            InvalidTokenError: when it is no valid token, or grants another name or another user.
+        """
+        if not isinstance(feedback.target, str):
+            return feedback, feedback.target
+        grant = self.verify_token(feedback.target)
+        if grant.names is not None and feedback.name not in grant.names:
+            raise InvalidTokenError("the token does not grant feedback under this name", reason="name")
+        if None not in (feedback.user_id, grant.user_id) and feedback.user_id != grant.user_id:
+            raise InvalidTokenError("the token was issued to another user", reason="user")
+        return replace(feedback, target=grant.handle, user_id=grant.user_id or feedback.user_id), grant.handle
 
     def _check_declared(self, feedback: Feedback) -> None:
         """Check a judgement against what was declared; of an undeclared name the setting decides."""
@@ -929,6 +947,73 @@ class FeedbackProvider:
             joined = self._store.status(what.record.id)
             deliveries = dict(joined) if joined else dict.fromkeys(what.to or (UNROUTED,), _PARKED)
         return Receipt(what.record.id, self._store.durability, deliveries, accepted.not_carried)
+
+    # --- tokens ---
+
+    def issue_token(
+        self,
+        handle: FeedbackHandle,
+        *,
+        names: Sequence[str] | None = None,
+        user_id: str | None = None,
+        expires_in: timedelta = TOKEN_LIFETIME,
+    ) -> str:
+        """Sign a token with which a browser may judge one call; it asks no store and no server.
+
+        Whoever holds it can read it: the ids, the names, the user, and where the feedback goes.
+
+        Args:
+            handle: the call; a stream's is there before its first item (`handle_of`, `current_handle`).
+
+            names: the names that may be judged under; by default any.
+
+            user_id: who judges; feedback under this token is theirs, and nobody else's.
+
+            expires_in: how long it holds.
+
+        Returns:
+            The token: letters, digits, `-` and `_`. An empty text where everything is switched off.
+
+        Raises:
+            InvalidFeedbackError: when the handle names no span, or an argument is none.
+
+            ConfigurationError: when there is no key to sign with.
+        """
+        if self.is_disabled:
+            return ""
+        check_handle(handle)
+        grant = FeedbackGrant(
+            handle,
+            _expiry(self._clock.time_unix_nano(), expires_in),
+            None if names is None else _granted_names(names),
+            None if user_id is None else identifier(user_id, "user_id"),
+        )
+        if not self.settings.signing_keys:
+            raise ConfigurationError(
+                "there is no key to sign tokens with: set OTEL_FEEDBACK_SIGNING_KEYS to a long random text, the same "
+                "in every process",
+                setting=env.OTEL_FEEDBACK_SIGNING_KEYS,
+            )
+        token = write_token(grant, self.settings.signing_keys[0])
+        if len(token) > MAX_TOKEN_CHARS:
+            raise InvalidFeedbackError(
+                f"the token would be longer than {MAX_TOKEN_CHARS} characters: name fewer names", field="names"
+            )
+        return token
+
+    def verify_token(self, token: str) -> FeedbackGrant:
+        """Read a token of ours: which call its holder may judge, under which names, as whom, and until when.
+
+        Raises:
+            InvalidTokenError: when it is none. `error.reason` is `no_keys`, `malformed`, `signature` or `expired`.
+        """
+        if not self.settings.signing_keys:
+            raise InvalidTokenError(
+                "tokens are refused: this process has no OTEL_FEEDBACK_SIGNING_KEYS; a string as the target is only "
+                "ever a token, and raw ids go through FeedbackHandle.from_traceparent()",
+                reason="no_keys",
+            )
+        return read_token(token, self.settings.signing_keys, now=moment(self._clock.time_unix_nano()))
 
     # --- judgements that wait for their key ---
 
@@ -1105,6 +1190,28 @@ def _joined(record: FeedbackRecord, handle: FeedbackHandle) -> FeedbackRecord:
 def _personal_id(record: FeedbackRecord) -> str:
     """Derive the id that a person's judgement has on its call."""
     return judgement_id(record.handle, record.name, record.source, record.user_id or "")
+
+
+def _expiry(now_unix_nano: int, expires_in: timedelta) -> datetime:
+    """Say when a token ends, in whole seconds."""
+    if not isinstance(expires_in, timedelta) or expires_in <= timedelta(0):
+        raise InvalidFeedbackError(
+            "expires_in is a timedelta, longer than nothing", field="expires_in", value=expires_in
+        )
+    try:
+        ends = moment(now_unix_nano) + expires_in + timedelta(seconds=1, microseconds=-1)
+    except OverflowError:
+        raise InvalidFeedbackError(
+            "expires_in is longer than there are dates", field="expires_in", value=expires_in
+        ) from None
+    return ends.replace(microsecond=0)
+
+
+def _granted_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Check the names that a token grants."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+        raise InvalidFeedbackError("names is a list of names, or None for any", field="names", value=names)
+    return tuple(dict.fromkeys(map(check_name, names)))
 
 
 def _about(record: FeedbackRecord) -> tuple[str, str, str]:

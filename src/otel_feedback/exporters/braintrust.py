@@ -19,7 +19,7 @@ import pydantic_core
 from typing_extensions import TypedDict
 
 from otel_feedback import environment_variables as env
-from otel_feedback._dialects import BRAINTRUST_PARENT
+from otel_feedback._dialects import BRAINTRUST_PARENT, BRAINTRUST_ROW
 from otel_feedback._record import FeedbackRecord, Part, part_id
 from otel_feedback._retry import HOUR_MILLIS
 from otel_feedback._time import NANOS_PER_MILLI, iso_utc
@@ -291,7 +291,7 @@ class BraintrustExporter(HTTPFeedbackExporter):
 
     def _row_of(self, handle: FeedbackHandle, kind: str) -> str:
         """Name the row: a span's own, for tags the root's; what Braintrust's SDK wrote has ids of its own."""
-        if row := handle.attributes.get("braintrust_row_id"):
+        if row := handle.attributes.get(BRAINTRUST_ROW):
             return row
         return handle.root_span_id if kind == "tags" and self.tags_on == "root" else handle.span_id
 
