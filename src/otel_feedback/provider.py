@@ -716,17 +716,31 @@ class FeedbackProvider:
             else:
                 self._metrics.accepted((PARKED,))
 
-    def retract(self, record_id: str) -> Receipt:
+    def retract(
+        self, record_id: str, *, target: FeedbackHandle | str | None = None, user_id: str | None = None
+    ) -> Receipt:
         """Take a judgement back at every destination that can; a part not yet delivered is never sent.
 
+        Args:
+            record_id: the judgement's id, from its receipt.
+
+            target: where somebody else asks for it: the call that they may judge, as a handle or as their token. Then
+                only what was said of that call, under a name that the token grants, by the same user.
+
+            user_id: who asks; a token's user is known.
+
         Raises:
-            UnknownTargetError: when no judgement is known under the id.
+            UnknownTargetError: when no judgement is known under the id, or it is not theirs.
+
+            InvalidTokenError: when the token is none.
         """
         if self.is_disabled:
             return _DISABLED
         record_id = normal_id(record_id)
         engine = self._running()
         if self._store.status(record_id) is None:
+            raise self._unknown_id(record_id)
+        if target is not None and not self._is_granted(record_id, target, user_id):
             raise self._unknown_id(record_id)
         # What waits for its key goes nowhere, whatever was recorded and taken back under its id before.
         nowhere = Entry(FeedbackRecord(id=record_id, handle=INVALID, name="", retracts=True), ())
@@ -1000,6 +1014,24 @@ class FeedbackProvider:
                 f"the token would be longer than {MAX_TOKEN_CHARS} characters: name fewer names", field="names"
             )
         return token
+
+    def _is_granted(self, record_id: str, target: FeedbackHandle | str, user_id: str | None) -> bool:
+        """Tell whether a judgement is somebody's to take back, who may judge a call.
+
+        What waits for its key is nobody's yet: which call it is about is not known.
+
+        Raises:
+            InvalidTokenError: when the token is none, or was issued to another user.
+        """
+        latest = self._store.latest(record_id)
+        if latest is None:
+            return False
+        asked, handle = self._granted(Feedback(target=target, name=latest.name, user_id=user_id))
+        return (
+            handle is not None
+            and _about(latest) == (handle.trace_id, handle.span_id, latest.name)
+            and (latest.user_id == asked.user_id)
+        )
 
     def verify_token(self, token: str) -> FeedbackGrant:
         """Read a token of ours: which call its holder may judge, under which names, as whom, and until when.
