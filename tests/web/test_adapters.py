@@ -170,10 +170,10 @@ def test_a_body_that_does_not_say_how_long_it_is_is_not_read_on(made: Any, provi
             yield b" " * 100
 
     running = made(provider=provider, max_body_bytes=1_000)
-    answer = httpx.post(f"{next(running)}/", content=dripping(), follow_redirects=False)
+    answer = httpx.post(next(running) + ("/" if made is mounted else ""), content=dripping())
     next(running, None)
 
-    assert answer.status_code in (404, 413)
+    assert 413 == answer.status_code
 
 
 def test_a_page_of_another_origin_asks_first(serve: Serve) -> None:
