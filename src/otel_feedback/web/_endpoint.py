@@ -161,7 +161,9 @@ class FeedbackEndpoint:
             raise _Refused(400, "unknown_field")
         target, user_id = self._target(request, said)
         if "id" in said:
-            _check_chosen(said["id"], user_id)
+            _check_chosen(said["id"])
+        if user_id is not None:
+            said = {name: value for name, value in said.items() if name != "id"}
         given: dict[str, Any] = {"name": "", **{name: said[name] for name in SAID & said.keys()}, **target}
         (receipt,) = self._feedback.record_many([Feedback(**given, user_id=user_id)])
         return receipt
@@ -269,13 +271,13 @@ def _bearer(request: WebRequest) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _check_chosen(given: object, user_id: str | None) -> None:
-    """Refuse an id that a browser may not choose: a known user's is derived, and anybody else's has to be a secret."""
+def _check_chosen(given: object) -> None:
+    """Refuse an id that a browser may not choose: it has to be a secret. A known user's is derived, whatever it says."""
     try:
         version = uuid.UUID(given).version if isinstance(given, str) and len(given) == UUID_CHARS else None
     except ValueError:
         version = None
-    if user_id is not None or version not in CHOSEN_VERSIONS:
+    if version not in CHOSEN_VERSIONS:
         raise _Refused(400, "invalid", field="id")
 
 
