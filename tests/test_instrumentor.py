@@ -196,6 +196,7 @@ GIVEN: Mapping[str, Any] = {
     "on_unknown_key": "park",
     "durability": "process",
     "delivery": "none",
+    "signing_keys": ["a key", "the one before it"],
     "on_unsampled": "export",
     "undeclared": "refuse",
     "exit_timeout_millis": 999_999_999,
@@ -230,7 +231,9 @@ class TestOptions:
         monkeypatch.setenv("OTEL_FEEDBACK_ON_UNKNOWN_KEY", "raise")
         instrument(**GIVEN)
 
-        assert of.Settings(**{**GIVEN, "exporters": ("orq", "console")}) == of.get_feedback_provider().settings
+        lists = {name: tuple(GIVEN[name]) for name in ("exporters", "signing_keys")}
+
+        assert of.Settings(**{**GIVEN, **lists}) == of.get_feedback_provider().settings
 
     def test_what_is_not_given_comes_from_the_environment(
         self, instrument: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -285,6 +288,8 @@ class TestOptions:
             ("on_unknown_key", "drop", "'raise' or 'park'"),
             ("durability", "DISK", "'disk' or 'process'"),
             ("delivery", "None", "'thread' or 'none'"),
+            ("signing_keys", "a key", "valid list"),
+            ("signing_keys", [" "], "pattern"),
             ("on_unsampled", False, "'skip' or 'export'"),
         ],
     )

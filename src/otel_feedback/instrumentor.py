@@ -72,6 +72,7 @@ class InstrumentorOptions(TypedDict, total=False):
     on_unknown_key: Literal["raise", "park"]
     durability: Literal["disk", "process"]
     delivery: Literal["thread", "none"]
+    signing_keys: list[Annotated[str, pydantic.StringConstraints(pattern=r"\S")]]
     on_unsampled: Literal["skip", "export"]
     undeclared: Literal["allow", "warn", "refuse"]
     exit_timeout_millis: Millis
@@ -147,8 +148,9 @@ def _arguments(options: Mapping[str, Any]) -> dict[str, Any]:
             "has its own",
             setting="braintrust_hold_millis",
         )
-    if "exporters" in given:
-        given["exporters"] = tuple(given["exporters"])
+    for name in ("exporters", "signing_keys"):
+        if name in given:
+            given[name] = tuple(given[name])
     return {
         "given": given,
         "exporters": exporters,
