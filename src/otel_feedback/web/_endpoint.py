@@ -6,7 +6,9 @@ repeat nothing of what was sent.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.resources
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +45,9 @@ CHOSEN_VERSIONS = frozenset({4, 7})
 
 # Deeper JSON than a person's correction ever is.
 MAX_DEPTH = 32
-METHODS = "POST, DELETE, OPTIONS"
+METHODS = "GET, POST, DELETE, OPTIONS"
+# The element for pages, which the route itself serves.
+SCRIPT = "otel-feedback.js"
 RETRY_SECONDS = 5
 # A person who tries out every star, and an office behind one address.
 PER_TOKEN, PER_ADDRESS = RateLimit(30, 60), RateLimit(300, 60)
@@ -69,16 +73,16 @@ class WebRequest:
 
 @dataclass(frozen=True, slots=True)
 class WebResponse:
-    """An answer: JSON, or nothing."""
+    """An answer: JSON, the script, or nothing."""
 
     status: int
-    content: Mapping[str, Any] | None = None
+    content: Mapping[str, Any] | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def body(self) -> bytes:
-        """The content as JSON."""
-        return b"" if self.content is None else pydantic_core.to_json(self.content)
+        """The content as it is sent."""
+        return self.content if isinstance(self.content, bytes) else _json(self.content)
 
 
 class FeedbackEndpoint:
@@ -130,12 +134,15 @@ class FeedbackEndpoint:
     def respond(self, request: WebRequest) -> WebResponse:
         """Answer a request; it never raises for what a browser sends."""
         answer = self._answer(request)
-        return WebResponse(answer.status, answer.content, {**_QUIET, **self._cors(request), **answer.headers})
+        kind = {"content-type": "application/json"} if isinstance(answer.content, Mapping) else {}
+        return WebResponse(answer.status, answer.content, {**_QUIET, **kind, **self._cors(request), **answer.headers})
 
     def _answer(self, request: WebRequest) -> WebResponse:
         """Answer a request, but for the headers that every answer has."""
         if request.method == "OPTIONS":
             return WebResponse(204)
+        if request.method == "GET" and request.path.strip("/") == SCRIPT:
+            return _script(request.headers.get("if-none-match"))
         try:
             return self._done(request)
         except _Refused as refused:
@@ -272,7 +279,7 @@ def _bearer(request: WebRequest) -> str | None:
 
 
 def _check_chosen(given: object) -> None:
-    """Refuse an id that a browser may not choose: it has to be a secret. A known user's is derived, whatever it says."""
+    """Refuse an id that a browser may not choose: it has to be a secret."""
     try:
         version = uuid.UUID(given).version if isinstance(given, str) and len(given) == UUID_CHARS else None
     except ValueError:
@@ -289,3 +296,22 @@ def _written(receipt: Receipt) -> Mapping[str, Any]:
         "deliveries": {name: delivery.state for name, delivery in receipt.deliveries.items()},
         "not_carried": dict(receipt.not_carried),
     }
+
+
+@functools.cache
+def _script_and_tag() -> tuple[bytes, str]:
+    """Read the element, and name this version of it."""
+    script = (importlib.resources.files("otel_feedback.web") / "static" / SCRIPT).read_bytes()
+    return script, f'"{hashlib.sha256(script).hexdigest()[:16]}"'
+
+
+def _script(known: str | None) -> WebResponse:
+    """Serve the element; a browser asks each time whether it is still this one (RFC 9110, section 13.1.2)."""
+    script, tag = _script_and_tag()
+    headers = {"content-type": "text/javascript; charset=utf-8", "cache-control": "no-cache", "etag": tag}
+    return WebResponse(304, None, headers) if known == tag else WebResponse(200, script, headers)
+
+
+def _json(content: object) -> bytes:
+    """Write JSON, or nothing."""
+    return b"" if content is None else pydantic_core.to_json(content)

@@ -45,7 +45,7 @@ def feedback_urls(route: str = "feedback", **options: Any) -> list[URLPattern]:
             request,
         )
         answer = endpoint.respond(asked)
-        return HttpResponse(answer.body, "application/json", answer.status, headers=dict(answer.headers))
+        return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
     view.csrf_exempt = True  # type: ignore[attr-defined]  # Django asks the view for it
     where = route.strip("/")

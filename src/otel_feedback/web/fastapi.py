@@ -56,6 +56,6 @@ def feedback_router(path: str = "/feedback", **options: Any) -> APIRouter:
         summary="Take a judgement back",
         response_model=None,
     )
-    router.add_api_route(where or "/", view, methods=["OPTIONS"], include_in_schema=False)
-    router.add_api_route(f"{where}/{{path}}", view, methods=["OPTIONS"], include_in_schema=False)
+    for each in (where or "/", f"{where}/{{path}}"):
+        router.add_api_route(each, view, methods=["GET", "OPTIONS"], include_in_schema=False)
     return router

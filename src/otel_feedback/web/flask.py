@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("the Flask blueprint needs Flask: pip install flask", extra="web") from error
 
-METHODS = ["POST", "DELETE", "OPTIONS"]
+METHODS = ["GET", "POST", "DELETE", "OPTIONS"]
 
 
 def feedback_blueprint(name: str = "feedback", **options: Any) -> Blueprint:
@@ -42,7 +42,7 @@ def feedback_blueprint(name: str = "feedback", **options: Any) -> Blueprint:
             request,
         )
         answer = endpoint.respond(asked)
-        return Response(answer.body, answer.status, dict(answer.headers), content_type="application/json")
+        return Response(answer.body, answer.status, dict(answer.headers))
 
     for rule in ("", "/", "/<path:path>"):
         blueprint.add_url_rule(rule, "feedback", view, methods=METHODS, provide_automatic_options=False)

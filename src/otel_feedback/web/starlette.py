@@ -27,7 +27,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
 
-METHODS = ["POST", "DELETE", "OPTIONS"]
+METHODS = ["GET", "POST", "DELETE", "OPTIONS"]
 
 
 def feedback_routes(path: str = "/feedback", **options: Any) -> list[Route]:
@@ -68,8 +68,7 @@ def feedback_view(**options: Any) -> Callable[[Request], Awaitable[Response]]:
             request,
         )
         answer = await run_in_threadpool(endpoint.respond, asked)
-        headers = dict(answer.headers) | ({} if answer.content is None else {"content-type": "application/json"})
-        return Response(answer.body, answer.status, headers)
+        return Response(answer.body, answer.status, dict(answer.headers))
 
     return view
 
