@@ -16,6 +16,7 @@ from otel_feedback._declare import Schema
 from otel_feedback._dialects import TO
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._record import Feedback, FeedbackRecord, Part, make_record, redacted, stand_in_handle
+from otel_feedback.environment_variables import names_in
 from otel_feedback.exceptions import ConfigurationError, FeedbackError, InvalidFeedbackError
 from otel_feedback.exporters import FeedbackExporter, not_carried, parts_of, where
 from otel_feedback.stores import PARKED, UNROUTED, Entry
@@ -106,8 +107,7 @@ class Router:
         They need not be here: a destination is an address in the store, and the process that captured the call knows
         it. Somebody who judges the call is not to suffer from it, nor is another tenant to get the judgement.
         """
-        names = [name.strip() for name in handle.attributes.get(TO, "").split(",")]
-        return tuple(dict.fromkeys(name for name in names if name not in ("", UNROUTED, PARKED)))
+        return tuple(name for name in names_in(handle.attributes.get(TO, "")) if name not in (UNROUTED, PARKED))
 
     def check_declared(self, schema: Schema) -> None:
         """Refuse declarations whose fields of vendors no destination takes; without a destination, take them.

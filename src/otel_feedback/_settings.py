@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from otel_feedback import environment_variables as env
+from otel_feedback._dialects import is_unicode
 from otel_feedback.exceptions import ConfigurationError
 
 # In milliseconds eleven days: longer than anybody waits, and short enough for every platform's longest wait.
@@ -97,6 +98,8 @@ class Settings:
         keys = self.signing_keys
         if not isinstance(keys, tuple) or not all(isinstance(key, str) and key.strip() for key in keys):
             raise ConfigurationError("signing_keys is a tuple of texts, none of them empty", setting="signing_keys")
+        if not all(map(is_unicode, keys)):
+            raise ConfigurationError("a signing key is no UTF-8", setting="signing_keys")
         for name, (_, lowest, highest) in NUMBERS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not lowest <= value <= highest:
@@ -155,5 +158,4 @@ def _number(field: str, environ: Mapping[str, str] | None) -> int:
 
 def _names(name: str, environ: Mapping[str, str] | None) -> tuple[str, ...]:
     """Read comma-separated names, each once."""
-    parts = (part.strip() for part in env.read(name, environ).split(","))
-    return tuple(dict.fromkeys(part for part in parts if part))
+    return env.names_in(env.read(name, environ))

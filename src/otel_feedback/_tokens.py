@@ -135,8 +135,9 @@ def _bytes(token: str) -> bytes:
     Raises:
         InvalidTokenError: when it is no token of this version.
     """
-    written = token.removeprefix(PREFIX)
-    if token.startswith(PREFIX) and len(token) <= MAX_TOKEN_CHARS and written.isascii():
+    is_ours = isinstance(token, str) and token.startswith(PREFIX) and len(token) <= MAX_TOKEN_CHARS
+    written = token[len(PREFIX) :] if is_ours else ""
+    if is_ours and written.isascii():
         try:
             packed = base64.urlsafe_b64decode(written + "=" * (-len(written) % 4))
         except binascii.Error:

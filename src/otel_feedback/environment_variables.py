@@ -104,3 +104,8 @@ def read(name: str, environ: Mapping[str, str] | None = None) -> str:
     """Read one variable of the table; unset, or blank as a compose file leaves it, is its default."""
     value = (os.environ if environ is None else environ).get(name, "").strip()
     return value or VARIABLES[name].default
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Read comma-separated names, each once, in order."""
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))

@@ -832,6 +832,8 @@ class FeedbackProvider:
             scale = feedback.scale
             feedback = without_idle_scale(_checked_type(self._redact(feedback)), scale)
             check_one_target(feedback)
+            # The hook may have named another call: then that is meant, and no key that is not there any more.
+            feedback, handle = self._granted(feedback)
         destinations = self._router.destinations(feedback)
         key, kind = str(feedback.key), feedback.key_kind or ANY_KIND
         # All of it is checked before a key is looked up, which may take a while.
