@@ -874,6 +874,18 @@ class TestLater:
         with pytest.raises(UnknownTargetError, match="'nobody' in memory:"):
             getattr(make(), ask)("nobody")
 
+    @pytest.mark.parametrize("store", ["memory:", "sqlite:///half.db"])
+    @pytest.mark.parametrize("ask", ["status", "retract"])
+    def test_an_id_that_no_store_can_have_is_unknown(self, ask: str, store: str) -> None:
+        """
+        As one with half of a surrogate pair, which a browser can send.
+        """
+        with (
+            FeedbackProvider(exporters=[], store=store) as provider,
+            pytest.raises(UnknownTargetError, match="no feedback is known"),
+        ):
+            getattr(provider, ask)("\ud800")
+
     def test_an_id_is_known_in_any_spelling(self, make: Make) -> None:
         """
         A UUID in capitals, or as an object, is the same judgement; the receipts have the one spelling.

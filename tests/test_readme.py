@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from fastapi.testclient import TestClient
+from opentelemetry.sdk.trace import TracerProvider
+
+import otel_feedback as of
 from otel_feedback.environment_variables import VARIABLES
 
 ROOT = Path(__file__).parent.parent
@@ -29,8 +35,8 @@ def test_the_readme_shows_the_declarations_of_their_example():
     """
     declared = (ROOT / "examples" / "declared_feedback.py").read_text(encoding="utf-8")
 
-    assert 2 == len(BLOCKS)
-    assert f"\n{BLOCKS[1]}\n" in declared
+    assert 3 == len(BLOCKS)
+    assert f"\n{BLOCKS[2]}\n" in declared
 
 
 def test_the_readmes_example_prints_what_it_says(tmp_path: Path):
@@ -43,6 +49,46 @@ def test_the_readmes_example_prints_what_it_says(tmp_path: Path):
 
     assert "`memory delivered`" in README
     assert printed.splitlines()[-1] == "memory delivered"
+
+
+# What the README's page stands in: an app, and a function that streams.
+AN_APP = """
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+import otel_feedback as of
+
+app = FastAPI()
+
+
+@of.capture
+async def answer(question: str) -> AsyncIterator[str]:
+    yield f"data: {question}\\n\\n"
+"""
+
+
+def test_the_readmes_route_gives_a_token_and_takes_it() -> None:
+    """
+    The first event holds it, and the thumb that comes with it is accepted.
+    """
+    settings = of.Settings(signing_keys=("a key of thirty-two characters ..",), delivery="none")
+    with of.FeedbackProvider(
+        exporters=[], store="memory:", settings=settings, tracer_provider=TracerProvider()
+    ) as made:
+        of.set_feedback_provider(made)
+        place: dict[str, Any] = {"__name__": "pasted"}
+        exec(AN_APP + BLOCKS[1], place)  # noqa: S102 (the README's own words)
+        with TestClient(place["app"]) as browser:
+            streamed = browser.post("/chat", params={"question": "Why?"}).text
+            first = streamed.split("\n\n")[0]
+            said = {**json.loads(first.partition("data: ")[2]), "name": "rating", "value": True}
+            answer = browser.post("/feedback", json=said)
+
+    assert first.startswith("event: feedback\n")
+    assert "data: Why?\n\n" in streamed
+    assert 202 == answer.status_code
 
 
 def test_the_readme_lists_every_setting_as_the_code_has_it():

@@ -183,9 +183,11 @@ def record_many(feedback: Iterable[Feedback]) -> list[Receipt]:
     return get_feedback_provider().record_many(feedback)
 
 
-def retract_feedback(record_id: str) -> Receipt:
+def retract_feedback(
+    record_id: str, *, target: FeedbackHandle | str | None = None, user_id: str | None = None
+) -> Receipt:
     """Take a judgement back wherever that is possible; see `FeedbackProvider.retract`."""
-    return get_feedback_provider().retract(record_id)
+    return get_feedback_provider().retract(record_id, target=target, user_id=user_id)
 
 
 def issue_token(

@@ -26,7 +26,7 @@ from otel_feedback._capture import INVALID
 from otel_feedback._correlate import DEFAULT_KINDS, ENDED, ENDS, Call, Correlator, Promise, note_key
 from otel_feedback._declare import Declaration, Schema
 from otel_feedback._deliver import Deliverer, DeliveryThread, Keeper, drain
-from otel_feedback._dialects import TO
+from otel_feedback._dialects import TO, is_unicode
 from otel_feedback._handle import FeedbackHandle
 from otel_feedback._metrics import Metrics, NoOpMetrics, OpenTelemetryMetrics
 from otel_feedback._record import (
@@ -738,7 +738,7 @@ class FeedbackProvider:
             return _DISABLED
         record_id = normal_id(record_id)
         engine = self._running()
-        if self._store.status(record_id) is None:
+        if self._status(record_id) is None:
             raise self._unknown_id(record_id)
         if target is not None and not self._is_granted(record_id, target, user_id):
             raise self._unknown_id(record_id)
@@ -772,7 +772,7 @@ class FeedbackProvider:
         if self.is_disabled:
             return _DISABLED
         record_id = normal_id(record_id)
-        deliveries = self._store.status(record_id)
+        deliveries = self._status(record_id)
         if deliveries is None:
             raise self._unknown_id(record_id)
         latest = self._store.latest(record_id)
@@ -948,6 +948,10 @@ class FeedbackProvider:
             key_kind=kind,
             store=self._store.url,
         )
+
+    def _status(self, record_id: str) -> Mapping[str, DeliveryStatus] | None:
+        """Ask the store for a judgement; no store is asked for an id that none can have."""
+        return self._store.status(record_id) if is_unicode(record_id) else None
 
     def _unknown_id(self, record_id: str) -> UnknownTargetError:
         return UnknownTargetError(

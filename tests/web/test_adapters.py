@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -174,6 +175,26 @@ def test_a_body_that_does_not_say_how_long_it_is_is_not_read_on(made: Any, provi
     next(running, None)
 
     assert 413 == answer.status_code
+
+
+def test_who_goes_before_the_body_is_there_is_not_waited_for(provider: of.FeedbackProvider) -> None:
+    """
+    Nothing is recorded of half a body, and the server is told nothing of an error.
+    """
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+    scope = {"type": "http", "method": "POST", "path": "/", "raw_path": b"/", "root_path": "", "query_string": b""}
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(feedback_app(provider=provider)({**scope, "headers": [], "client": None}, receive, send))
+
+    assert [400] == [message["status"] for message in sent if "status" in message]
+    assert {} == provider.stats()
 
 
 def test_a_page_of_another_origin_asks_first(serve: Serve) -> None:

@@ -365,6 +365,66 @@ class TestKeys:
 
         assert [(404, "unknown"), (202, None)] == [told(refused), told(done)]
 
+    def test_the_apps_own_bearer_token_is_none_of_ours(self, endpoint: Endpoint, provider: of.FeedbackProvider) -> None:
+        """
+        Beside a key, the header is for `authorize` to read.
+        """
+        provider.bind_key(HANDLE, "m-1")
+        provider.handle_for_key("m-1")
+        said = {"key": "m-1", "name": "rating", "value": True}
+        answer = endpoint(authorize=lambda *_: "ada").respond(post(said, headers={"authorization": "Bearer a.session"}))
+
+        assert (202, None) == told(answer)
+
+    @pytest.mark.parametrize(
+        ("headers", "origins", "status"),
+        [
+            ({"origin": "https://evil.example", "host": "chat.example"}, [], 401),
+            ({"origin": "https://evil.example", "host": "chat.example"}, ["https://chat.example"], 401),
+            ({"origin": "null", "host": "chat.example"}, [], 401),
+            ({"sec-fetch-site": "cross-site"}, [], 401),
+            ({"sec-fetch-site": "same-site", "origin": "https://a.chat.example"}, [], 401),
+            ({"sec-fetch-site": "same-origin", "origin": "https://chat.example", "host": "inside:8000"}, [], 202),
+            ({"sec-fetch-site": "none"}, [], 202),
+            ({"origin": "https://chat.example", "host": "chat.example"}, [], 202),
+            ({"origin": "https://page.example", "sec-fetch-site": "cross-site"}, ["https://page.example"], 202),
+            ({"origin": "https://page.example", "sec-fetch-site": "cross-site"}, ["*"], 202),
+            ({}, [], 202),
+        ],
+    )
+    def test_a_page_of_another_site_does_not_judge_with_the_persons_cookie(
+        self,
+        endpoint: Endpoint,
+        provider: of.FeedbackProvider,
+        headers: dict[str, str],
+        origins: list[str],
+        status: int,
+    ) -> None:
+        """
+        Nor is `authorize` asked; pages of the own origin, of allowed ones, and what is no browser may.
+        """
+        asked: list[str] = []
+        provider.bind_key(HANDLE, "m-1")
+        provider.handle_for_key("m-1")
+        route = endpoint(authorize=lambda _, key: asked.append(key) or "ada", allow_origins=origins)
+        answer = route.respond(post({"key": "m-1", "name": "rating", "value": True}, headers=headers))
+
+        assert (status, ["m-1"] if status == 202 else []) == (answer.status, asked)
+
+
+class TestScript:
+    def test_the_element_is_served_once(self, endpoint: Endpoint) -> None:
+        """
+        With a tag, by which a browser that has it is told so.
+        """
+        script = endpoint().respond(WebRequest("GET", "/otel-feedback.js"))
+        known = {"if-none-match": script.headers["etag"]}
+        again = endpoint().respond(WebRequest("GET", "/otel-feedback.js", known))
+
+        assert "text/javascript; charset=utf-8" == script.headers["content-type"]
+        assert b'customElements.define("otel-feedback"' in script.body
+        assert (304, b"") == (again.status, again.body)
+
 
 class TestLimits:
     def test_a_token_is_not_used_without_end(
@@ -392,6 +452,18 @@ class TestLimits:
 
         assert [400, 429, 400] == [answer.status for answer in answers]
         assert 204 == route.respond(WebRequest("OPTIONS", address="a")).status
+
+    def test_who_asked_longest_ago_is_forgotten_first(
+        self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        However many ask, no more are remembered than fit.
+        """
+        monkeypatch.setattr("otel_feedback.web._limits.MAX_BUCKETS", 2)
+        route = endpoint(per_address=RateLimit(1, 60))
+        asked = [route.respond(post({}, address=each)).status for each in ("a", "b", "a", "c", "b", "a")]
+
+        assert [401, 401, 429, 401, 401, 401] == asked
 
     @pytest.mark.parametrize("limit", [(0, 1), (1, 0), (-1, 1)])
     def test_a_limit_that_is_none_is_refused(self, limit: Any) -> None:

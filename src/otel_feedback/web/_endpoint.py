@@ -93,6 +93,8 @@ class FeedbackEndpoint:
 
         authorize: for requests with the app's own `key` instead of a token: gets the framework's request and the key,
             and answers who judges, or `None` to refuse. Without it only tokens are taken: a key is no authorization.
+            Pages of other origins are refused beforehand, as cookies come with their requests too; what it raises is
+            the framework's to answer.
 
         allow_origins: the origins whose pages may ask (CORS), such as `https://chat.example`; `"*"` is any. By default
             only pages of the route's own origin.
@@ -183,17 +185,21 @@ class FeedbackEndpoint:
 
     def _target(self, request: WebRequest, said: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
         """Find which call a request may judge, by token or key, and as whom."""
-        token, key = said.get("token", _bearer(request)), said.get("key")
+        token, key = said.get("token"), said.get("key")
+        if token is None and key is None:  # beside a key the header holds what the app itself asks for
+            token = _bearer(request)
         if not all(given is None or isinstance(given, str) for given in (token, key)):
             raise _Refused(400, "malformed")
         if token is not None and key is not None:
             raise _Refused(400, "token_and_key")
-        if wait_seconds := self._by_token.wait_seconds(hashlib.sha256(f"{token} {key}".encode()).digest()):
+        if wait_seconds := self._by_token.wait_seconds(_digest(token or key)):
             raise _Refused(429, "too_often", wait_seconds)
         if token is not None:
             return {"target": token}, self._feedback.verify_token(token).user_id
         if key is None or self._authorize is None:
             raise InvalidTokenError("there is no token", reason="no_token")
+        if self._is_foreign(request):
+            raise InvalidTokenError("the request came from a page of another origin", reason="origin")
         user_id = self._authorize(request.native, key)
         if not isinstance(user_id, str):
             raise InvalidTokenError("the key is not the caller's", reason="not_authorized")
@@ -202,6 +208,20 @@ class FeedbackEndpoint:
     @property
     def _feedback(self) -> FeedbackProvider:
         return self._provider or get_feedback_provider()
+
+    def _is_foreign(self, request: WebRequest) -> bool:
+        """Tell whether a page of an origin that is not allowed asks, perhaps with the person's cookie.
+
+        Only where the app says who somebody is does it matter: another site's page knows no token. Source:
+        https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header; a browser that does not send it sends an origin.
+        """
+        origin = request.headers.get("origin")
+        if self._origins & {"*", origin}:
+            return False
+        site = request.headers.get("sec-fetch-site")
+        if site is not None:
+            return site not in ("same-origin", "none")
+        return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
     def _cors(self, request: WebRequest) -> Mapping[str, str]:
         """Say whether a page of the origin may read the answer (https://fetch.spec.whatwg.org/#http-cors-protocol)."""
@@ -276,6 +296,11 @@ def _bearer(request: WebRequest) -> str | None:
     """Read a token from the header (RFC 6750, section 2.1)."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _digest(text: str | None) -> bytes:
+    """Stand for a token or a key of any length, where they are counted; a header's bytes need be no text."""
+    return hashlib.sha256((text or "").encode(errors="surrogatepass")).digest()
 
 
 def _check_chosen(given: object) -> None:

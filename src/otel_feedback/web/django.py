@@ -2,28 +2,25 @@
 
     urlpatterns = [*feedback_urls("feedback")]
 
-The view is exempt from Django's CSRF check: a forged form has no token. With `authorize`, ask there for more than a
-cookie.
+The view is exempt from Django's CSRF check: a forged form has no token, and where `authorize` decides instead the route
+itself refuses pages of other origins. Django's own requests and patterns are `Any` here, as it comes without types.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otel_feedback.exceptions import MissingExtraError
 from otel_feedback.web._endpoint import FeedbackEndpoint, WebRequest
 
 try:
-    from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]  # as django-stubs
+    from django.http import HttpResponse  # type: ignore[import-untyped]  # as django-stubs
     from django.urls import path as url  # type: ignore[import-untyped]  # as django-stubs
 except ImportError as error:
     raise MissingExtraError("the Django view needs Django: pip install django", extra="web") from error
 
-if TYPE_CHECKING:
-    from django.urls import URLPattern
 
-
-def feedback_urls(route: str = "feedback", **options: Any) -> list[URLPattern]:
+def feedback_urls(route: str = "feedback", **options: Any) -> list[Any]:
     """Make Django's URL patterns of the feedback endpoint.
 
     Args:
@@ -33,7 +30,7 @@ def feedback_urls(route: str = "feedback", **options: Any) -> list[URLPattern]:
     """
     endpoint = FeedbackEndpoint(**options)
 
-    def view(request: HttpRequest, path: str = "") -> HttpResponse:
+    def view(request: Any, path: str = "") -> HttpResponse:
         limit = endpoint.max_body_bytes
         body = request.read(limit + 1)
         asked = WebRequest(

@@ -145,7 +145,7 @@ flushAll();
 
 const SHEET = new CSSStyleSheet();
 SHEET.replaceSync(`
-  :host { display: inline-block; color-scheme: light dark; font: inherit; color: var(--of-ink, inherit);
+  :host { display: block; color-scheme: light dark; font: inherit; color: var(--of-ink, inherit);
     --line: var(--of-line, color-mix(in srgb, currentColor 28%, transparent));
     --accent: var(--of-accent, light-dark(#0b6bcb, #7cb8ff)); max-width: 100%; }
   :host([hidden]) { display: none; }
