@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 from otel_feedback.cli._plan import run_plan, value_of
+from otel_feedback.cli._retract import run_forget, run_retract
+from otel_feedback.cli._status import run_status
 from otel_feedback.cli._worker import deliver_once, work
 
 # The port of the sandbox where none is given: "OTFB" on a telephone, and nobody's by IANA's registry.
 SANDBOX_PORT = 6832
+# A span's row may take minutes to arrive; what waits for an hour waits for somebody.
+MAX_AGE_SECONDS = 3_600.0
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+# Markdown joins the lines of a paragraph, so that a terminal of any width breaks them itself.
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
 
 def _tell_version(is_asked: bool) -> None:
@@ -45,6 +50,50 @@ def worker(
     status is 1 when something still waits.
     """
     raise typer.Exit(0 if (deliver_once() if once else work()) else 1)
+
+
+@app.command()
+def status(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON; with --watch a line each time.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    max_age_seconds: Annotated[float, typer.Option(help="What waits longer needs a person.", min=0)] = MAX_AGE_SECONDS,
+) -> None:
+    """Say whether everything arrived: the account of each destination, and what needs a person.
+
+    The store comes from the environment (OTEL_FEEDBACK_STORE_URL); no key is needed, and nothing is sent. A person is
+    needed where a destination is paused or has refused something for good, where feedback waits for an exporter, or
+    for longer than it should. The exit status is then 1.
+    """
+    is_well = run_status(as_json=as_json, watch=watch, max_age_seconds=max_age_seconds)
+    raise typer.Exit(0 if is_well else 1)
+
+
+@app.command()
+def retract(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="The judgement's id, from its receipt.")],
+) -> None:
+    """Take a judgement back at every destination that can. The next delivery carries it out.
+
+    What was not delivered yet is never sent. It prints the id, and what is to become of it at each destination; the
+    exit status is 1 when no judgement is known under the id.
+    """
+    run_retract(record_id)
+
+
+@app.command()
+def forget(
+    user: Annotated[str, typer.Option(help="Who judged: the user_id that the judgements have.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase from the store what one person judged, and every key that names them; it cannot be undone.
+
+    What was not delivered yet never will be. What a vendor has stays there: retract it first.
+    """
+    if not yes:
+        typer.confirm(f"Erase everything that {user} judged from the store?", abort=True)
+    run_forget(user)
 
 
 @app.command()

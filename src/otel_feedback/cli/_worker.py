@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-from otel_feedback.exceptions import FeedbackError
-from otel_feedback.provider import FeedbackProvider, start_from_environment
+from otel_feedback.cli._pipeline import pipeline, why_empty
+from otel_feedback.provider import FeedbackProvider
 from otel_feedback.stores import DestinationStats
 
 
@@ -18,7 +17,7 @@ def work() -> bool:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with _provider("thread") as provider:
+    with pipeline("thread", log_level=logging.INFO) as provider:
         stopped.wait()
         provider.shutdown()
         _tell(provider, provider.stats())
@@ -27,7 +26,7 @@ def work() -> bool:
 
 def deliver_once() -> bool:
     """Make one pass; say whether nothing waits."""
-    with _provider("none") as provider:
+    with pipeline(log_level=logging.INFO) as provider:
         stats = provider.deliver()
     _tell(provider, stats)
     return not any(each.pending for each in stats.values())
@@ -48,24 +47,9 @@ def account_of(name: str, stats: DestinationStats) -> str:
     return f"{name}: {stats.recorded} recorded = {told}{paused}"
 
 
-@contextmanager
-def _provider(delivery: str) -> Iterator[FeedbackProvider]:
-    """Start the pipeline that the environment describes, with its log on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request is no news
-    try:
-        with start_from_environment({"delivery": delivery}) as provider:
-            yield provider
-    except FeedbackError as error:
-        raise SystemExit(f"otel-feedback: {error}") from error
-
-
 def _tell(provider: FeedbackProvider, stats: Mapping[str, DestinationStats]) -> None:
     """Print the accounts, or that there are none: the path may be mistyped."""
     if not stats:
-        why = (
-            "OTEL_FEEDBACK_DISABLED is set" if provider.is_disabled else f"no feedback in {provider.settings.store_url}"
-        )
-        print(f"nothing to deliver: {why}")  # noqa: T201 (a command's answer)
+        print(f"nothing to deliver: {why_empty(provider)}")  # noqa: T201 (a command's answer)
     for name, each in stats.items():
         print(account_of(name, each))  # noqa: T201 (a command's answer)
