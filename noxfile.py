@@ -3,6 +3,8 @@
 `bench` is for people, since a CI machine tells no time, and so is `mutation`, which takes an hour.
 """
 
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "uv|venv"
@@ -69,7 +71,9 @@ def weave_server(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the suite, with every branch covered."""
     session.install("-e", ".[test]")
-    session.run("pytest", "--cov", "--cov-report=term", "--cov-fail-under=100", *session.posargs)
+    # A file of its own, as several of these may run at once.
+    counted = {"COVERAGE_FILE": str(Path(session.virtualenv.location, "coverage").resolve())}
+    session.run("pytest", "--cov", "--cov-report=term", "--cov-fail-under=100", *session.posargs, env=counted)
 
 
 @nox.session(default=False)
