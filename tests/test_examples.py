@@ -150,6 +150,37 @@ def test_the_custom_exporter_posts_to_its_webhook(webhook: tuple[str, list[tuple
     assert taken == [("support", {"text": "rating: True Spot on"})]
 
 
+TALK = """
+import runpy, sys
+from starlette.testclient import TestClient
+
+browser = TestClient(runpy.run_path(sys.argv[1])["app"])
+with browser.websocket_connect("/chat") as socket:
+    socket.send_text("Why not?")
+    token = socket.receive_json()["token"]
+    # While the answer still comes in:
+    print(browser.post("/feedback", json={"token": token, "name": "rating", "value": True}).status_code)
+    words = []
+    while "word" in (message := socket.receive_json()):
+        words.append(message["word"])
+print(*words, message)
+"""
+
+
+def test_the_websocket_chat_sends_a_token_before_the_words(tmp_path: Path):
+    """
+    The answer may be judged before it has all come in.
+    """
+    (tmp_path / "talk.py").write_text(TALK, encoding="utf-8")
+    printed = run(
+        "talk.py", EXAMPLES / "websocket_chat.py", OTEL_FEEDBACK_SIGNING_KEYS="a key of thirty-two characters .."
+    )
+
+    assert "202" in printed
+    assert "You asked: Why not? {'end': True}" in printed
+    assert any('"rating"' in line for line in printed)
+
+
 class TestCustomExporter(ExporterContract):
     """The exporter that readers start from keeps the contract that they are asked to keep."""
 

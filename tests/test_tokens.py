@@ -493,3 +493,61 @@ class TestRecording:
 
         assert (handle.span_id, handle.root_span_id) == (found.handle.span_id, found.handle.root_span_id)
         assert "pending" == receipt.deliveries["a"].state
+
+
+class TestRetracting:
+    def test_a_token_takes_back_what_its_holder_said(self, provider: of.FeedbackProvider) -> None:
+        """
+        By the global function as well.
+        """
+        of.set_feedback_provider(provider)
+        token = provider.issue_token(HANDLE, user_id="ada")
+        receipt = provider.record(token, "rating", True)
+        of.retract_feedback(receipt.id, target=token)
+        of.set_feedback_provider(None)
+        latest = provider._store.latest(receipt.id)
+
+        assert latest is not None
+        assert latest.retracts
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"target": HANDLE},
+            {"target": HANDLE, "user_id": "bob"},
+            {"target": of.FeedbackHandle(SpanContext(1, 2, True, TraceFlags(1))), "user_id": "ada"},
+        ],
+    )
+    def test_nobody_takes_back_what_another_said(self, provider: of.FeedbackProvider, asked: Any) -> None:
+        """
+        Nor what was said of another call; it is as unknown to them as any id.
+        """
+        receipt = provider.record(HANDLE, "rating", True, user_id="ada")
+        with pytest.raises(of.UnknownTargetError, match=receipt.id):
+            provider.retract(receipt.id, **asked)
+
+        assert "pending" == provider.status(receipt.id).deliveries["a"].state
+
+    def test_what_waits_for_its_key_is_nobodys_yet(self, exporter: InMemoryFeedbackExporter) -> None:
+        """
+        Which call it is about is not known; who recorded it takes it back by its id alone.
+        """
+        settings = of.Settings(signing_keys=(KEY,), delivery="none", key_wait_millis=0, on_unknown_key="park")
+        with of.FeedbackProvider(exporters=[exporter], store="memory:", settings=settings) as provider:
+            receipt = provider.record(key="m-1", name="rating", value=True)
+            with pytest.raises(of.UnknownTargetError):
+                provider.retract(receipt.id, target=provider.issue_token(HANDLE))
+            before = provider.status(receipt.id)
+            provider.retract(receipt.id)
+
+        assert "parked" == before.deliveries["a"].state
+
+    def test_a_token_that_is_none_takes_nothing_back(self, provider: of.FeedbackProvider) -> None:
+        """
+        One for other names neither.
+        """
+        receipt = provider.record(HANDLE, "rating", True)
+        for token, reason in (("of1_x", "malformed"), (provider.issue_token(HANDLE, names=["tone"]), "name")):
+            with pytest.raises(InvalidTokenError) as caught:
+                provider.retract(receipt.id, target=token)
+            assert reason == caught.value.reason
