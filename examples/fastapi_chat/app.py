@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -34,7 +35,15 @@ for place in json.loads(os.environ.get("CHAT_OTLP", "[{}]" if is_set else "[]"))
 trace.set_tracer_provider(provider)
 of.configure(feedback=FEEDBACK)
 
-app = FastAPI(title="Chat")
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    yield
+    # A server that is told to end by a signal runs nothing at exit: the last spans would never arrive.
+    await asyncio.to_thread(provider.shutdown)
+
+
+app = FastAPI(title="Chat", lifespan=lifespan)
 app.include_router(feedback_router("/feedback"))
 
 
