@@ -106,6 +106,17 @@ def read(name: str, environ: Mapping[str, str] | None = None) -> str:
     return value or VARIABLES[name].default
 
 
+def is_set(name: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Tell whether a variable of the table is set to something."""
+    return bool((os.environ if environ is None else environ).get(name, "").strip())
+
+
+def unknown(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Name the variables that look like ours and are none."""
+    found = os.environ if environ is None else environ
+    return tuple(sorted(name for name in found if name.startswith("OTEL_FEEDBACK_") and name not in VARIABLES))
+
+
 def names_in(text: str) -> tuple[str, ...]:
     """Read comma-separated names, each once, in order."""
     return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from otel_feedback.cli._config import run_config
 from otel_feedback.cli._plan import run_plan, value_of
 from otel_feedback.cli._retract import run_forget, run_retract
 from otel_feedback.cli._status import run_status
@@ -67,6 +68,15 @@ def status(
     """
     is_well = run_status(as_json=as_json, watch=watch, max_age_seconds=max_age_seconds)
     raise typer.Exit(0 if is_well else 1)
+
+
+@app.command()
+def config(*, as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False) -> None:
+    """Show what is configured and from where, with secrets masked. Nothing is opened or sent.
+
+    A variable that is mistyped, or has a value that is refused, is named below; the exit status is then 1.
+    """
+    raise typer.Exit(0 if run_config(as_json=as_json) else 1)
 
 
 @app.command()

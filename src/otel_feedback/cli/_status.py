@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -133,7 +133,7 @@ def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
                 print(_written(look()), flush=True)  # noqa: T201 (a command's answer)
             else:
                 live.update(_drawn(look()), refresh=True)
-            time.sleep(WATCH_SECONDS)
+            threading.Event().wait(WATCH_SECONDS)
 
 
 def _written(status: Status) -> str:
