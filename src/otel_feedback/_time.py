@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
 NANOS_PER_MILLI = 1_000_000
+NANOS_PER_SECOND = 1_000_000_000
 # The last moment that 64 bits can hold, in the year 2262.
 LATEST_UNIX_NANO = (1 << 63) - 1
 

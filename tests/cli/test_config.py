@@ -50,6 +50,7 @@ def test_every_variable_is_told_and_no_secret(tmp_path: Path) -> None:
         ("OTEL_FEEDBACK_EXPORTER", "orq", "is OTEL_FEEDBACK_EXPORTERS meant?"),
         ("OTEL_FEEDBACK_COLOUR", "red", "OTEL_FEEDBACK_COLOUR is no variable of otel-feedback"),
         ("OTEL_FEEDBACK_DELIVERY", "later", "OTEL_FEEDBACK_DELIVERY must be one of thread, none"),
+        ("OTEL_FEEDBACK_STORE_URL", "feedback.db", "the store's URL must be sqlite:///path"),
         ("OTEL_FEEDBACK_EXPORTERS", "nobody", "no exporter is registered as 'nobody'"),
     ],
 )

@@ -152,6 +152,24 @@ def test_it_can_be_watched(
     assert 0 == process.returncode
 
 
+def test_what_is_seen_last_decides(variables: dict[str, str], record: Callable[..., str]) -> None:
+    """
+    A watch that began with nothing wrong and ended with something ends with one.
+    """
+    command, environment = [*COMMAND, "status", "--watch", "--json"], {**variables, "OTEL_FEEDBACK_EXPORTERS": ""}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        record(OTEL_FEEDBACK_EXPORTERS="")
+        while '"unrouted"' not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+    assert [] == json.loads(first)["needs_a_person"]
+    assert 1 == process.returncode
+
+
 OLD = {"a": 7_200.0, PARKED: 7_200.0, UNROUTED: 7_200.0}
 
 

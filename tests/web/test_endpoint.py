@@ -388,7 +388,7 @@ class TestKeys:
             ({"sec-fetch-site": "none"}, [], 202),
             ({"origin": "https://chat.example", "host": "chat.example"}, [], 202),
             ({"origin": "https://page.example", "sec-fetch-site": "cross-site"}, ["https://page.example"], 202),
-            ({"origin": "https://page.example", "sec-fetch-site": "cross-site"}, ["*"], 202),
+            ({"origin": "https://page.example", "sec-fetch-site": "cross-site"}, ["*"], 401),
             ({}, [], 202),
         ],
     )

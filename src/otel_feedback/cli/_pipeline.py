@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,14 @@ def pipeline(delivery: str = "none", *, log_level: int = logging.ERROR) -> Itera
             yield provider
     except FeedbackError as error:
         raise SystemExit(f"otel-feedback: {error}") from error
+
+
+def told_to_end() -> threading.Event:
+    """Answer what Ctrl-C and SIGTERM set from now on, instead of ending the process."""
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    return told
 
 
 def why_empty(provider: FeedbackProvider) -> str:

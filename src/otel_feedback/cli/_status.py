@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from otel_feedback.cli._pipeline import pipeline, why_empty
+from otel_feedback._time import NANOS_PER_SECOND
+from otel_feedback.cli._pipeline import pipeline, told_to_end, why_empty
 from otel_feedback.provider import FeedbackProvider
 from otel_feedback.stores import PARKED, UNROUTED, DestinationStats
 
 WATCH_SECONDS = 2.0
-NANOS_PER_SECOND = 1_000_000_000
 # The largest unit that fits says how old something is.
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 # The terms of an account; the first four are told also where they are nothing.
@@ -49,12 +48,11 @@ class Status:
 
 
 def run_status(*, as_json: bool, watch: bool, max_age_seconds: float) -> bool:
-    """Tell how things stand, with `watch` until Ctrl-C; say whether nothing needs a person."""
+    """Tell how things stand, with `watch` until Ctrl-C or SIGTERM; say whether nothing needs a person."""
     with pipeline() as provider:
         status = _look(provider, max_age_seconds)
         if watch:
-            with contextlib.suppress(KeyboardInterrupt):
-                _watch(lambda: _look(provider, max_age_seconds), as_json=as_json)
+            status = _watch(lambda: _look(provider, max_age_seconds), as_json=as_json)
         elif as_json:
             print(_written(status))  # noqa: T201 (a command's answer)
         else:
@@ -125,15 +123,18 @@ def _look(provider: FeedbackProvider, max_age_seconds: float) -> Status:
     return Status(provider.settings.store_url, stats, ages, found, why_empty(provider))
 
 
-def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
-    """Print how things stand again and again: a picture that changes, or a line of JSON each time."""
+def _watch(look: Callable[[], Status], *, as_json: bool) -> Status:
+    """Print how things stand again and again: a picture that changes, or a line of JSON each time; answer the last."""
+    told = told_to_end()
     with contextlib.nullcontext() if as_json else Live(console=console, auto_refresh=False) as live:
         while True:
+            status = look()
             if live is None:
-                print(_written(look()), flush=True)  # noqa: T201 (a command's answer)
+                print(_written(status), flush=True)  # noqa: T201 (a command's answer)
             else:
-                live.update(_drawn(look()), refresh=True)
-            threading.Event().wait(WATCH_SECONDS)
+                live.update(_drawn(status), refresh=True)
+            if told.wait(WATCH_SECONDS):
+                return status
 
 
 def _written(status: Status) -> str:

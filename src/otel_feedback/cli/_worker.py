@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Mapping
 
-from otel_feedback.cli._pipeline import pipeline, why_empty
+from otel_feedback.cli._pipeline import pipeline, told_to_end, why_empty
 from otel_feedback.provider import FeedbackProvider
 from otel_feedback.stores import DestinationStats
 
 
 def work() -> bool:
     """Deliver until a signal; what is left then waits in the store, so that it always ends well."""
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+    told = told_to_end()
     with pipeline("thread", log_level=logging.INFO) as provider:
-        stopped.wait()
+        told.wait()
         provider.shutdown()
         _tell(provider, provider.stats())
     return True

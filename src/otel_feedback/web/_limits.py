@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from otel_feedback._time import Clock
+from otel_feedback._time import NANOS_PER_SECOND, Clock
 from otel_feedback.exceptions import ConfigurationError
 
 # So many are remembered; whoever asked longest ago is forgotten first.
 MAX_BUCKETS = 100_000
-NANOS_PER_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
